@@ -1,0 +1,141 @@
+//! Writing through the page cache.
+
+use alloc::sync::Arc;
+
+use super::fill::{self, page_of};
+use super::{Iomap, Purpose, Source};
+use crate::pagecache::{Folio, LockedFolio, Mapping, PageCache};
+use crate::platform::PAGE_SIZE;
+use crate::{Error, Result};
+
+/// What became of one folio's worth of a write.
+enum Step {
+    /// So many bytes are in the folio.
+    Copied(usize),
+    /// The source wants its memory faulted in; nothing was written.
+    Source,
+    /// The mapping no longer describes the file: map anew.
+    Stale,
+}
+
+/// Write from `source` at byte `pos`; the caller holds `IOLOCK` exclusive.
+///
+/// # Errors
+/// If nothing at all was written: what [`super::Ops::begin`] says, I/O errors while a
+/// partly overwritten block is read, a bad address, no memory.
+pub fn write(mapping: &Arc<Mapping>, pos: u64, source: &mut dyn Source) -> Result<usize> {
+    let length = source.remaining() as u64;
+    mapping.ops().prepare_write(pos, length)?;
+    let mut at = pos;
+    let mut result = Ok(());
+    while source.remaining() > 0 && result.is_ok() {
+        let wanted = source.remaining() as u64;
+        let map = match mapping.ops().begin(at, wanted, Purpose::Write) {
+            Ok(map) if map.contains(at) => map,
+            Ok(_) => return Err(Error::Io),
+            Err(e) => {
+                result = Err(e);
+                break;
+            }
+        };
+        let wanted = wanted.min(map.end_bytes() - at);
+        let (done, outcome) = write_under(mapping, &map, at, wanted, source);
+        let ended = mapping.ops().end(&map, at, wanted, done);
+        at += done;
+        result = outcome.and(ended);
+    }
+    match result {
+        Err(e) if at == pos => Err(e),
+        _ => Ok((at - pos) as usize),
+    }
+}
+
+/// Write up to `wanted` bytes under one mapping. How many, and an error if one stopped it.
+/// Stopping early without one means: the mapping is stale.
+fn write_under(
+    mapping: &Arc<Mapping>,
+    map: &Iomap,
+    pos: u64,
+    wanted: u64,
+    source: &mut dyn Source,
+) -> (u64, Result<()>) {
+    let mut at = pos;
+    let end = pos + wanted;
+    while at < end {
+        mapping.throttle();
+        match write_folio(mapping, map, at, (end - at) as usize, source) {
+            Ok(Step::Copied(n)) => at += n as u64,
+            Ok(Step::Source) => {
+                if let Err(e) = source.fault_in() {
+                    return (at - pos, Err(e));
+                }
+            }
+            Ok(Step::Stale) => {
+                PageCache::count(&mapping.cache().statistics().stale_mappings, 1);
+                break;
+            }
+            Err(e) => return (at - pos, Err(e)),
+        }
+    }
+    (at - pos, Ok(()))
+}
+
+/// Write into the folio that holds byte `pos`, up to its end.
+fn write_folio(
+    mapping: &Arc<Mapping>,
+    map: &Iomap,
+    pos: u64,
+    wanted: usize,
+    source: &mut dyn Source,
+) -> Result<Step> {
+    let offset = (pos & (PAGE_SIZE as u64 - 1)) as usize;
+    let len = wanted.min(PAGE_SIZE - offset);
+    let folio = mapping.get_locked(page_of(pos))?;
+    // Before anything else touches the folio: is the map still true? See the module head.
+    if !mapping.ops().is_valid(map) {
+        return Ok(Step::Stale);
+    }
+    fill_edges(mapping, &folio, map, offset, len)?;
+    let shift = mapping.block_shift();
+    let touched = Folio::blocks_touched(shift, offset, offset + len);
+    let complete = folio.uptodate_blocks() & touched == touched;
+    let copied = source.take(folio.page(), offset, len);
+    if copied < len && !complete {
+        // Some block would be half old memory, half new data: as if nothing came.
+        source.revert(copied);
+        return Ok(Step::Source);
+    }
+    if copied == 0 {
+        return Ok(Step::Source);
+    }
+    let written = Folio::blocks_touched(shift, offset, offset + copied);
+    folio.set_uptodate_blocks(written, shift);
+    mapping.mark_dirty(&folio, written);
+    if pos + copied as u64 > mapping.size() {
+        mapping.set_size(pos + copied as u64);
+    }
+    folio.mark_accessed();
+    Ok(Step::Copied(copied))
+}
+
+/// Fill the blocks at both ends that the write covers only in part.
+fn fill_edges(
+    mapping: &Mapping,
+    folio: &LockedFolio,
+    map: &Iomap,
+    offset: usize,
+    len: usize,
+) -> Result<()> {
+    if folio.is_uptodate() {
+        return Ok(());
+    }
+    let block = 1usize << mapping.block_shift();
+    let (first, last) = (offset & !(block - 1), (offset + len - 1) & !(block - 1));
+    if offset != first || (offset + len < first + block && first == last) {
+        fill::fill_blocks(mapping, folio, map, first..first + block)?;
+    }
+    if last != first && offset + len != last + block {
+        fill::fill_blocks(mapping, folio, map, last..last + block)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! Page faults: the folio of a page, and the right to store to it.
+
+use alloc::sync::Arc;
+use core::ops::Range;
+
+use holdfast_sync::Mutex;
+
+use super::buffered_read::{bring_in, read_marked};
+use super::{Purpose, fill};
+use crate::pagecache::{Folio, LockedFolio, Mapping, Readahead};
+use crate::platform::PAGE_SIZE;
+use crate::{Error, Result};
+
+/// Pages around a missing one that a fault reads with it.
+const AROUND: u64 = 16;
+
+/// Why a fault cannot be served; the access gets SIGBUS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FaultError {
+    /// The page lies beyond the end of the file.
+    BeyondEof,
+    /// The data cannot be had.
+    Error(Error),
+}
+
+impl From<Error> for FaultError {
+    fn from(e: Error) -> Self {
+        Self::Error(e)
+    }
+}
+
+/// The folio of page `index`: locked, uptodate, within the file.
+/// The caller holds the invalidate lock shared.
+///
+/// # Errors
+/// The page is beyond the end, or cannot be read.
+pub fn fault(
+    mapping: &Arc<Mapping>,
+    readahead: &Mutex<Readahead>,
+    index: u64,
+) -> Result<LockedFolio, FaultError> {
+    loop {
+        if index >= mapping.size_pages() {
+            return Err(FaultError::BeyondEof);
+        }
+        let Some(folio) = mapping.find(index) else {
+            let last = (index + AROUND).min(mapping.size_pages());
+            bring_in(mapping, readahead, index, last - index)?;
+            continue;
+        };
+        if folio.take_readahead() {
+            read_marked(mapping, readahead, index);
+        }
+        let locked = folio.lock();
+        if locked.is_detached() {
+            continue;
+        }
+        // The size may have shrunk while we waited for the lock.
+        if index >= mapping.size_pages() {
+            return Err(FaultError::BeyondEof);
+        }
+        if !locked.is_uptodate() {
+            fill::fill_folio(mapping, &locked)?;
+        }
+        locked.mark_accessed();
+        return Ok(locked);
+    }
+}
+
+/// Call `each` for the folios of pages `range` that could be mapped at once: cached,
+/// uptodate, within the file, and locked for the duration of the call, which must not
+/// sleep. The caller holds the invalidate lock shared.
+pub fn fault_around(mapping: &Mapping, range: Range<u64>, each: &mut dyn FnMut(&Folio)) {
+    let end = range.end.min(mapping.size_pages());
+    let folios = mapping.folios();
+    for index in range.start..end {
+        if let Some(folio) = folios.get(index)
+            && folio.is_uptodate()
+        {
+            folio.with_try_lock(|f| {
+                if !f.is_detached() {
+                    each(f);
+                }
+            });
+        }
+    }
+}
+
+/// Prepare a locked, uptodate folio for a store through a mapping: space is reserved,
+/// the folio is dirty. The page table entry may become writable as long as the folio
+/// stays locked.
+///
+/// The map is not validated: the folio was locked before it was fetched and is uptodate,
+/// so no change of state can alter what it must contain. Nothing is given back on
+/// failure either: what a store may use concurrently is not ours to punch.
+///
+/// # Errors
+/// What [`super::Ops::begin`] says: the store gets SIGBUS and nothing changed.
+pub fn mkwrite(mapping: &Arc<Mapping>, folio: &LockedFolio) -> Result<(), FaultError> {
+    let size = mapping.size();
+    if folio.is_detached() || folio.position() >= size {
+        return Err(FaultError::BeyondEof);
+    }
+    let end = size.min(folio.position() + PAGE_SIZE as u64);
+    let mut pos = folio.position();
+    while pos < end {
+        let map = mapping.ops().begin(pos, end - pos, Purpose::Fault)?;
+        if !map.contains(pos) {
+            return Err(FaultError::Error(Error::Io));
+        }
+        pos = map.end_bytes();
+    }
+    mapping.mark_dirty(folio, Folio::all_blocks(mapping.block_shift()));
+    // What the device is reading now must not change under it.
+    folio.wait_writeback();
+    Ok(())
+}

@@ -1,0 +1,307 @@
+//! Filling folios: what a block of the file holds comes from disk or is zero.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use holdfast_sync::WaitQueue;
+use holdfast_sync::atomic::{AtomicU32, Ordering};
+
+use super::{Iomap, Purpose};
+use crate::block::{Bio, BioFlags, IoError, Op, Plug, Queue, Sector, Segment};
+use crate::pagecache::{Folio, LockedFolio, Mapping, PageCache};
+use crate::platform::{PAGE_SHIFT, PAGE_SIZE};
+use crate::{Error, Result};
+
+/// Several requests that one thread waits for.
+pub(super) struct Batch {
+    pending: AtomicU32,
+    failed: AtomicU32,
+    ended: WaitQueue,
+}
+
+impl Batch {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            pending: AtomicU32::new(0),
+            failed: AtomicU32::new(0),
+            ended: WaitQueue::new(),
+        })
+    }
+    /// What a further request of the batch does at its end.
+    pub(super) fn request(self: &Arc<Self>) -> Box<dyn FnOnce(Result<(), IoError>) + Send> {
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        let batch = self.clone();
+        Box::new(move |result| {
+            if result.is_err() {
+                batch.failed.fetch_add(1, Ordering::AcqRel);
+            }
+            if batch.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+                batch.ended.wake_all();
+            }
+        })
+    }
+    /// Wait for all of them.
+    pub(super) fn wait(&self) -> Result<()> {
+        self.ended.wait_until(|| (self.pending.load(Ordering::Acquire) == 0).then_some(()));
+        if self.failed.load(Ordering::Acquire) == 0 { Ok(()) } else { Err(Error::Io) }
+    }
+}
+
+/// Fill the blocks that bytes `range` of a locked folio touch, but for those that hold
+/// data already, and wait. `map` covers them.
+///
+/// The fill predicate: zeros where the map is not written, is new, or the block starts
+/// at or beyond the end of the file; otherwise the disk.
+pub(super) fn fill_blocks(
+    mapping: &Mapping,
+    folio: &LockedFolio,
+    map: &Iomap,
+    range: Range<usize>,
+) -> Result<()> {
+    let shift = mapping.block_shift();
+    let wanted =
+        Folio::blocks_touched(shift, range.start, range.end) & !folio.uptodate_blocks();
+    let batch = Batch::new();
+    for run in runs(wanted, shift) {
+        let pos = folio.position() + run.start as u64;
+        if map.reads_as_zero() || pos >= mapping.size() {
+            folio.page().zero(run.start, run.len());
+        } else {
+            let sector = map.sector(pos).ok_or(Error::Io)?;
+            let segment = Segment {
+                page: folio.page().clone(),
+                offset: run.start as u32,
+                len: run.len() as u32,
+            };
+            mapping.queue().submit(Bio::transfer(
+                Op::Read,
+                sector,
+                alloc::vec![segment],
+                BioFlags::SYNC,
+                batch.request(),
+            ));
+        }
+    }
+    batch.wait()?;
+    zero_past_eof(mapping, folio);
+    folio.set_uptodate_blocks(wanted, shift);
+    Ok(())
+}
+
+/// Fill whatever blocks of a locked folio hold no data yet, and wait.
+pub(super) fn fill_folio(mapping: &Mapping, folio: &LockedFolio) -> Result<()> {
+    let shift = mapping.block_shift();
+    let mut at = 0;
+    while at < PAGE_SIZE && !folio.is_uptodate() {
+        let pos = folio.position() + at as u64;
+        if pos >= mapping.size() {
+            let rest = Folio::blocks_touched(shift, at, PAGE_SIZE) & !folio.uptodate_blocks();
+            for run in runs(rest, shift) {
+                folio.page().zero(run.start, run.len());
+            }
+            folio.set_uptodate_blocks(rest, shift);
+            break;
+        }
+        let map = mapping.ops().begin(pos, (PAGE_SIZE - at) as u64, Purpose::Read)?;
+        let end = (map.end_bytes().min(folio.position() + PAGE_SIZE as u64)
+            - folio.position()) as usize;
+        if end <= at {
+            return Err(Error::Io);
+        }
+        fill_blocks(mapping, folio, &map, at..end)?;
+        at = end;
+    }
+    count_read_in(mapping);
+    Ok(())
+}
+
+/// The part of the page that holds the end of the file reads as zeros beyond it.
+fn zero_past_eof(mapping: &Mapping, folio: &Folio) {
+    let size = mapping.size();
+    if size > folio.position() && size < folio.position() + PAGE_SIZE as u64 {
+        let tail = (size - folio.position()) as usize;
+        // Only blocks that are being filled lie there: nobody stored beyond the end.
+        let block_end = tail.next_multiple_of(1 << mapping.block_shift());
+        let filled = folio.uptodate_blocks()
+            & Folio::blocks_touched(mapping.block_shift(), tail, block_end);
+        if filled == 0 {
+            folio.page().zero(tail, block_end - tail);
+        }
+    }
+}
+
+/// Runs of set bits as byte ranges of the folio.
+pub(super) fn runs(mask: u32, block_shift: u32) -> impl Iterator<Item = Range<usize>> {
+    let mut rest = mask;
+    core::iter::from_fn(move || {
+        if rest == 0 {
+            return None;
+        }
+        let first = rest.trailing_zeros();
+        let len = (rest >> first).trailing_ones();
+        rest &= !(((1 << len) - 1) << first);
+        Some((first as usize) << block_shift..((first + len) as usize) << block_shift)
+    })
+}
+
+fn count_read_in(mapping: &Mapping) {
+    PageCache::count(&mapping.cache().statistics().read_in, 1);
+}
+
+/// Start reading the uncached pages of a window; nobody waits here. The folios appear
+/// in the index locked, and are unlocked when their data is there.
+/// Returns how many folios were started.
+pub(super) fn read_pages(mapping: &Arc<Mapping>, start: u64, count: u64, mark: Option<u64>) -> usize {
+    let end = start.saturating_add(count).min(mapping.size_pages());
+    let mut from = start;
+    let mut started = 0;
+    let mut reader = Reader::new(mapping);
+    while from < end {
+        // In batches, so that the first request is on its way before the last page is made.
+        let to = end.min(from + 64);
+        let fresh = mapping.create_batch(from..to, mark.filter(|m| (from..to).contains(m)));
+        started += fresh.len();
+        let short = fresh.is_empty();
+        for folio in fresh {
+            reader.add(folio);
+        }
+        if short && from == start {
+            break;
+        }
+        from = to;
+    }
+    reader.finish();
+    started
+}
+
+/// Collects folios into as few requests as their blocks allow.
+struct Reader<'a> {
+    mapping: &'a Arc<Mapping>,
+    plug: Plug<'a>,
+    map: Option<Iomap>,
+    next: Sector,
+    segments: Vec<Segment>,
+    first: Sector,
+    parts: Vec<(Arc<Folio>, u32)>,
+    most: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn new(mapping: &'a Arc<Mapping>) -> Self {
+        let queue: &'a Queue = mapping.queue();
+        Self {
+            mapping,
+            plug: Plug::new(queue),
+            map: None,
+            next: Sector(0),
+            segments: Vec::new(),
+            first: Sector(0),
+            parts: Vec::new(),
+            most: queue.info().max_segments.clamp(1, 256),
+        }
+    }
+    fn map_at(&mut self, pos: u64) -> Result<Iomap> {
+        if let Some(map) = self.map.filter(|m| m.contains(pos)) {
+            return Ok(map);
+        }
+        let map = self.mapping.ops().begin(pos, 1 << 20, Purpose::Read)?;
+        self.map = Some(map);
+        Ok(map)
+    }
+    /// Read one folio, whose lock this transfer owns.
+    fn add(&mut self, folio: Arc<Folio>) {
+        let shift = self.mapping.block_shift();
+        folio.transfer_begin();
+        let mut at = 0;
+        while at < PAGE_SIZE {
+            let pos = folio.position() + at as u64;
+            if pos >= self.mapping.size() {
+                folio.page().zero(at, PAGE_SIZE - at);
+                folio.set_uptodate_blocks(Folio::blocks_touched(shift, at, PAGE_SIZE), shift);
+                break;
+            }
+            // An error leaves the blocks as they are; the reader finds out for itself.
+            let Ok(map) = self.map_at(pos) else { break };
+            let end = (map.end_bytes() - folio.position()).min(PAGE_SIZE as u64) as usize;
+            let blocks = Folio::blocks_touched(shift, at, end);
+            match map.sector(pos) {
+                Some(sector) if !map.reads_as_zero() => {
+                    // Whole blocks beyond the end are not read.
+                    let eof = (self.mapping.size() - folio.position())
+                        .next_multiple_of(1 << shift)
+                        .min(PAGE_SIZE as u64) as usize;
+                    let stop = end.min(eof);
+                    self.read(&folio, sector, at..stop);
+                    at = stop;
+                }
+                _ => {
+                    folio.page().zero(at, end - at);
+                    folio.set_uptodate_blocks(blocks, shift);
+                    at = end;
+                }
+            }
+        }
+        if folio.transfer_done() {
+            end_folio(self.mapping, &folio);
+        }
+    }
+    fn read(&mut self, folio: &Arc<Folio>, sector: Sector, range: Range<usize>) {
+        if !self.segments.is_empty() && (sector != self.next || self.segments.len() >= self.most) {
+            self.submit();
+        }
+        if self.segments.is_empty() {
+            self.first = sector;
+        }
+        self.next = Sector(sector.0 + (range.len() as u64 >> 9));
+        let blocks = Folio::blocks_touched(self.mapping.block_shift(), range.start, range.end);
+        folio.transfer_begin();
+        self.segments.push(Segment {
+            page: folio.page().clone(),
+            offset: range.start as u32,
+            len: range.len() as u32,
+        });
+        self.parts.push((folio.clone(), blocks));
+    }
+    fn submit(&mut self) {
+        let segments = core::mem::take(&mut self.segments);
+        let parts = core::mem::take(&mut self.parts);
+        if segments.is_empty() {
+            return;
+        }
+        let mapping = self.mapping.clone();
+        let done = Box::new(move |result: Result<(), IoError>| {
+            let shift = mapping.block_shift();
+            for (folio, blocks) in parts {
+                if result.is_ok() {
+                    zero_past_eof(&mapping, &folio);
+                    folio.set_uptodate_blocks(blocks, shift);
+                }
+                if folio.transfer_done() {
+                    end_folio(&mapping, &folio);
+                }
+            }
+        });
+        self.plug.submit(Bio::transfer(
+            Op::Read,
+            self.first,
+            segments,
+            BioFlags::READAHEAD,
+            done,
+        ));
+    }
+    fn finish(mut self) {
+        self.submit();
+    }
+}
+
+fn end_folio(mapping: &Mapping, folio: &Folio) {
+    count_read_in(mapping);
+    folio.unlock_after_transfer();
+}
+
+/// The page that byte `pos` lies in.
+pub(super) const fn page_of(pos: u64) -> u64 {
+    pos >> PAGE_SHIFT
+}

@@ -1,0 +1,193 @@
+//! The writeback thread, the dirty limits, and the throttling of dirtiers.
+//!
+//! ```text
+//! dirty pages   0 ......... background ............ limit
+//!                 old ones     the thread writes      dirtiers wait as well
+//! ```
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+
+use holdfast_sync::atomic::Ordering;
+use holdfast_sync::time::now_ns;
+
+use super::{Mapping, PageCache};
+use crate::iomap::writeback::{self, Mode};
+
+/// Folios written of one file before the next file has its turn.
+const SLICE: u64 = 2048;
+/// The longest wait for an event whose notification may be lost on purpose.
+const RECHECK_NS: u64 = 100_000_000;
+
+/// Files with dirty pages, oldest first.
+#[derive(Default)]
+pub(super) struct DirtyFiles {
+    queue: VecDeque<Arc<Mapping>>,
+}
+
+impl PageCache {
+    fn background_pages(&self) -> u64 {
+        (self.max_pages * self.config.background_percent / 100).max(2)
+    }
+    fn dirty_limit(&self) -> u64 {
+        (self.max_pages * self.config.dirty_percent / 100).max(4)
+    }
+    /// A file has dirty pages: put it on the list, if it is not there.
+    pub(super) fn list_dirty(&self, mapping: &Arc<Mapping>) {
+        let first = {
+            let mut files = self.dirty_files.lock();
+            if mapping.listed.swap(true, Ordering::SeqCst) {
+                return;
+            }
+            mapping.dirtied_ns.store(now_ns(), Ordering::Relaxed);
+            files.queue.push_back(mapping.clone());
+            files.queue.len() == 1
+        };
+        if first {
+            self.kick_flusher();
+        }
+    }
+    /// Take a file off the list that has become clean by other means: the list keeps it
+    /// in core.
+    pub(super) fn unlist_clean(&self, mapping: &Arc<Mapping>) {
+        {
+            let mut files = self.dirty_files.lock();
+            files.queue.retain(|m| !Arc::ptr_eq(m, mapping));
+            mapping.listed.store(false, Ordering::SeqCst);
+        }
+        // Whoever dirtied it just before saw it listed and left it at that.
+        if mapping.dirty_pages() > 0 {
+            self.list_dirty(mapping);
+        }
+    }
+    /// The oldest dirty file, taken off the list.
+    fn take_dirty_file(&self) -> Option<Arc<Mapping>> {
+        let mut files = self.dirty_files.lock();
+        let mapping = files.queue.pop_front()?;
+        mapping.listed.store(false, Ordering::SeqCst);
+        Some(mapping)
+    }
+    /// Every file with dirty pages, oldest first.
+    pub fn dirty_files(&self) -> alloc::vec::Vec<Arc<Mapping>> {
+        self.dirty_files.lock().queue.iter().cloned().collect()
+    }
+    pub(super) fn page_dirtied(&self) {
+        let dirty = self.dirty.fetch_add(1, Ordering::AcqRel) + 1;
+        Self::count(&self.statistics.dirtied, 1);
+        if dirty > self.background_pages() && !self.flusher_kicked.load(Ordering::Relaxed) {
+            self.kick_flusher();
+        }
+    }
+    pub(super) fn dirty_cancelled(&self) {
+        self.dirty.fetch_sub(1, Ordering::AcqRel);
+    }
+    pub(super) fn writeback_started(&self) {
+        self.writeback.fetch_add(1, Ordering::AcqRel);
+        self.dirty.fetch_sub(1, Ordering::AcqRel);
+    }
+    pub(super) fn writeback_ended(&self) {
+        self.writeback.fetch_sub(1, Ordering::AcqRel);
+    }
+    /// A batch of folios finished writeback: wake who waits for that.
+    pub(crate) fn writeback_batch_ended(&self) {
+        self.throttle.wake_all();
+        self.freed.wake_all();
+    }
+    pub(super) fn wait_for_writeback_end(&self) {
+        let before = self.writeback_pages();
+        self.throttle.wait_timeout(RECHECK_NS, || {
+            let now = self.writeback_pages();
+            (now < before || self.stopping.load(Ordering::SeqCst)).then_some(())
+        });
+    }
+    /// Make the writeback thread look at once.
+    pub fn kick_flusher(&self) {
+        self.flusher_kicked.store(true, Ordering::SeqCst);
+        self.flusher_wake.wake_all();
+    }
+    /// Wait while too much is dirty. The caller holds no folio.
+    pub fn throttle(&self) {
+        let limit = self.dirty_limit();
+        let burden = || self.dirty_pages() + self.writeback_pages();
+        if burden() <= limit {
+            return;
+        }
+        let start = now_ns();
+        Self::count(&self.statistics.throttled, 1);
+        let target = (limit + self.background_pages()) / 2;
+        if self.threads.lock().is_empty() {
+            // No thread to do it (a host program, for instance): write ourselves.
+            while burden() > target && self.flush_oldest(SLICE, Mode::Background).0 > 0 {}
+        } else {
+            self.kick_flusher();
+            self.throttle.wait_until(|| {
+                (burden() <= target || self.stopping.load(Ordering::SeqCst)).then_some(())
+            });
+        }
+        Self::count(&self.statistics.throttle_ns, now_ns() - start);
+    }
+    /// Write up to `budget` folios of the oldest dirty file. How many were written, and
+    /// whether there was a file at all.
+    fn flush_oldest(&self, budget: u64, mode: Mode) -> (u64, bool) {
+        let Some(mapping) = self.take_dirty_file() else { return (0, false) };
+        let written = writeback::write_pages(&mapping, 0..u64::MAX, mode, budget);
+        if mapping.dirty_pages() > 0 {
+            self.list_dirty(&mapping);
+        }
+        (written, true)
+    }
+    fn has_dirty_files(&self) -> bool {
+        !self.dirty_files.lock().queue.is_empty()
+    }
+    fn oldest_age_ns(&self, now: u64) -> Option<u64> {
+        let files = self.dirty_files.lock();
+        let oldest = files.queue.front()?;
+        Some(now.saturating_sub(oldest.dirtied_ns.load(Ordering::Relaxed)))
+    }
+    /// The writeback thread.
+    pub(super) fn flusher_main(&self) {
+        while !self.stopping.load(Ordering::SeqCst) {
+            self.flusher_kicked.store(false, Ordering::SeqCst);
+            self.flush_excess();
+            self.flush_expired();
+            let ready = || {
+                (self.flusher_kicked.load(Ordering::SeqCst)
+                    || self.stopping.load(Ordering::SeqCst))
+                .then_some(())
+            };
+            if self.has_dirty_files() {
+                self.flusher_wake.wait_timeout(self.config.interval_ns, ready);
+            } else {
+                self.flusher_wake.wait_until(ready);
+            }
+        }
+    }
+    /// Write until no more than the background share is dirty.
+    fn flush_excess(&self) {
+        while self.dirty_pages() > self.background_pages()
+            && !self.stopping.load(Ordering::SeqCst)
+        {
+            let (written, found) = self.flush_oldest(SLICE, Mode::Background);
+            if !found {
+                break;
+            }
+            Self::count(&self.statistics.cleaned_background, written);
+            if written == 0 {
+                // Dirty again while still being written: wait for those writes.
+                self.wait_for_writeback_end();
+            }
+        }
+    }
+    /// Write the files that have been dirty for long.
+    fn flush_expired(&self) {
+        let files = self.dirty_files.lock().queue.len();
+        for _ in 0..files {
+            let expired = self.oldest_age_ns(now_ns()).is_some_and(|a| a >= self.config.expire_ns);
+            if !expired || self.stopping.load(Ordering::SeqCst) {
+                return;
+            }
+            let (written, _) = self.flush_oldest(u64::MAX, Mode::Background);
+            Self::count(&self.statistics.cleaned_background, written);
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! One page of a file in memory.
+
+use alloc::sync::{Arc, Weak};
+use core::marker::PhantomData;
+
+use holdfast_sync::atomic::{AtomicU32, Ordering};
+use holdfast_sync::{Word, check};
+
+use super::Mapping;
+use crate::locks;
+use crate::platform::{PAGE_SHIFT, PAGE_SIZE, Page};
+
+/// The folio's lock.
+const LOCKED: u32 = 1 << 0;
+/// Somebody waits for the lock or for the end of writeback.
+const WAITERS: u32 = 1 << 1;
+/// Every block holds the file's data.
+const UPTODATE: u32 = 1 << 2;
+/// Some block is newer than the disk. Changes only under the lock.
+const DIRTY: u32 = 1 << 3;
+/// Being written to disk. Set under the lock, cleared by the completion.
+const WRITEBACK: u32 = 1 << 4;
+/// Used since the lists last looked.
+const REFERENCED: u32 = 1 << 5;
+/// Used again after that: belongs on the active list.
+const ACTIVE: u32 = 1 << 6;
+/// Reading this folio starts the next readahead window.
+const READAHEAD: u32 = 1 << 7;
+/// No longer in the index.
+const DETACHED: u32 = 1 << 8;
+
+/// Where the dirty bits start in the block word; uptodate bits lie below.
+const DIRTY_SHIFT: u32 = 16;
+
+/// A set of a folio's blocks, lowest first; at most eight (512-byte blocks).
+pub(crate) type BlockMask = u32;
+
+/// One page of a file in the page cache.
+pub struct Folio {
+    index: u64,
+    page: Page,
+    mapping: Weak<Mapping>,
+    flags: Word,
+    /// Per block: uptodate (low half) and dirty (high half).
+    blocks: AtomicU32,
+    /// Page table entries that map the folio.
+    mapped: AtomicU32,
+    /// Transfers in flight, plus one while more are being added.
+    pending: AtomicU32,
+    /// The place in the LRU lists.
+    pub(super) lru_slot: AtomicU32,
+}
+
+impl core::fmt::Debug for Folio {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(
+            f,
+            "folio {} flags {:#x} blocks {:#x}",
+            self.index,
+            self.flags.load(Ordering::Relaxed),
+            self.blocks.load(Ordering::Relaxed)
+        )
+    }
+}
+
+impl Folio {
+    /// A new folio, locked by the caller, holding nothing yet.
+    pub(super) fn new_locked(mapping: Weak<Mapping>, index: u64, page: Page) -> LockedFolio {
+        let folio = Arc::new(Self {
+            index,
+            page,
+            mapping,
+            flags: Word::new(LOCKED),
+            blocks: AtomicU32::new(0),
+            mapped: AtomicU32::new(0),
+            pending: AtomicU32::new(0),
+            lru_slot: AtomicU32::new(super::lru::NO_SLOT),
+        });
+        check::acquired(&locks::FOLIO);
+        LockedFolio { folio: Some(folio), _not_send: PhantomData }
+    }
+    /// Which page of the file, in pages.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+    /// The first byte's position in the file.
+    pub fn position(&self) -> u64 {
+        self.index << PAGE_SHIFT
+    }
+    /// The memory.
+    pub fn page(&self) -> &Page {
+        &self.page
+    }
+    pub(super) fn mapping(&self) -> Option<Arc<Mapping>> {
+        self.mapping.upgrade()
+    }
+
+    // ---- lock
+
+    /// Lock, sleeping while another thread or a transfer holds it.
+    pub fn lock(self: &Arc<Self>) -> LockedFolio {
+        check::before(&locks::FOLIO);
+        while self.flags.fetch_or(LOCKED, Ordering::Acquire) & LOCKED != 0 {
+            self.wait_clear(LOCKED);
+        }
+        check::acquired(&locks::FOLIO);
+        LockedFolio { folio: Some(self.clone()), _not_send: PhantomData }
+    }
+    /// Lock if nobody holds it.
+    pub fn try_lock(self: &Arc<Self>) -> Option<LockedFolio> {
+        self.try_lock_raw().then(|| {
+            check::acquired(&locks::FOLIO);
+            LockedFolio { folio: Some(self.clone()), _not_send: PhantomData }
+        })
+    }
+    /// Run `f` with the lock held, if nobody holds it; saves the reference count.
+    #[inline]
+    pub(crate) fn with_try_lock(&self, f: impl FnOnce(&Self)) -> bool {
+        let locked = self.try_lock_raw();
+        if locked {
+            f(self);
+            self.unlock();
+        }
+        locked
+    }
+    #[inline]
+    fn try_lock_raw(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & LOCKED == 0
+            && self.flags.fetch_or(LOCKED, Ordering::Acquire) & LOCKED == 0
+    }
+    fn unlock(&self) {
+        self.clear_and_wake(LOCKED);
+    }
+    /// Wait until the lock is free, without taking it.
+    pub(crate) fn wait_unlocked(&self) {
+        check::before(&locks::FOLIO);
+        self.wait_clear(LOCKED);
+    }
+    /// Wait until the folio is not under writeback.
+    pub fn wait_writeback(&self) {
+        self.wait_clear(WRITEBACK);
+    }
+    fn wait_clear(&self, bit: u32) {
+        loop {
+            let now = self.flags.load(Ordering::Acquire);
+            if now & bit == 0 {
+                return;
+            }
+            let waiting = now | WAITERS;
+            if now == waiting
+                || self
+                    .flags
+                    .compare_exchange(now, waiting, Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok()
+            {
+                self.flags.wait(waiting);
+            }
+        }
+    }
+    fn clear_and_wake(&self, bit: u32) {
+        if self.flags.fetch_and(!(bit | WAITERS), Ordering::AcqRel) & WAITERS != 0 {
+            self.flags.wake_all();
+        }
+    }
+
+    // ---- state
+
+    #[inline]
+    fn has(&self, bit: u32) -> bool {
+        self.flags.load(Ordering::Acquire) & bit != 0
+    }
+    fn set(&self, bit: u32) -> bool {
+        self.flags.fetch_or(bit, Ordering::AcqRel) & bit == 0
+    }
+    fn clear(&self, bit: u32) -> bool {
+        self.flags.fetch_and(!bit, Ordering::AcqRel) & bit != 0
+    }
+    /// Does every block hold the file's data?
+    #[inline]
+    pub fn is_uptodate(&self) -> bool {
+        self.has(UPTODATE)
+    }
+    /// Is some block newer than the disk?
+    pub fn is_dirty(&self) -> bool {
+        self.has(DIRTY)
+    }
+    /// Is the folio being written?
+    pub fn is_writeback(&self) -> bool {
+        self.has(WRITEBACK)
+    }
+    /// Is the lock held?
+    pub fn is_locked(&self) -> bool {
+        self.has(LOCKED)
+    }
+    /// Was the folio removed from its file? Look after locking.
+    pub fn is_detached(&self) -> bool {
+        self.has(DETACHED)
+    }
+    pub(super) fn set_detached(&self) {
+        self.set(DETACHED);
+    }
+    pub(super) fn set_dirty(&self) -> bool {
+        self.set(DIRTY)
+    }
+    pub(super) fn clear_dirty(&self) -> bool {
+        self.clear(DIRTY)
+    }
+    pub(super) fn set_writeback(&self) {
+        let was_clear = self.set(WRITEBACK);
+        assert!(was_clear, "writeback started twice: {self:?}");
+    }
+    pub(super) fn end_writeback(&self) {
+        self.clear_and_wake(WRITEBACK);
+    }
+    pub(super) fn set_readahead(&self) {
+        self.set(READAHEAD);
+    }
+    /// Is this the mark of the next window? Clears it, so that one reader acts on it.
+    #[inline]
+    pub(crate) fn take_readahead(&self) -> bool {
+        self.has(READAHEAD) && self.clear(READAHEAD)
+    }
+
+    // ---- blocks
+
+    /// All blocks of a folio, for blocks of `1 << block_shift` bytes.
+    pub(crate) const fn all_blocks(block_shift: u32) -> BlockMask {
+        (1 << (PAGE_SIZE >> block_shift)) - 1
+    }
+    /// The blocks that bytes `start..end` of the folio touch.
+    pub(crate) const fn blocks_touched(block_shift: u32, start: usize, end: usize) -> BlockMask {
+        if start >= end {
+            return 0;
+        }
+        let first = start >> block_shift;
+        let last = (end - 1) >> block_shift;
+        ((1 << (last + 1)) - 1) & !((1 << first) - 1)
+    }
+    /// The blocks that hold the file's data.
+    pub(crate) fn uptodate_blocks(&self) -> BlockMask {
+        self.blocks.load(Ordering::Acquire) & ((1 << DIRTY_SHIFT) - 1)
+    }
+    pub(crate) fn set_uptodate_blocks(&self, mask: BlockMask, block_shift: u32) {
+        let before = self.blocks.fetch_or(mask, Ordering::AcqRel);
+        let all = Self::all_blocks(block_shift);
+        if (before | mask) & all == all {
+            self.set(UPTODATE);
+        }
+    }
+    pub(super) fn set_dirty_blocks(&self, mask: BlockMask) {
+        self.blocks.fetch_or(mask << DIRTY_SHIFT, Ordering::AcqRel);
+    }
+    /// Take the dirty bits: writeback will write these blocks.
+    pub(super) fn take_dirty_blocks(&self) -> BlockMask {
+        self.blocks.fetch_and((1 << DIRTY_SHIFT) - 1, Ordering::AcqRel) >> DIRTY_SHIFT
+    }
+
+    // ---- transfers
+
+    /// More transfers will be added; the folio is not done before [`Folio::transfer_done`].
+    pub(crate) fn transfer_begin(&self) {
+        self.pending.fetch_add(1, Ordering::AcqRel);
+    }
+    /// One transfer ended, or no more will be added. True for the last.
+    #[must_use = "the last one ends the folio's I/O"]
+    pub(crate) fn transfer_done(&self) -> bool {
+        self.pending.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+    /// Give back a lock that was handed to a transfer.
+    pub(crate) fn unlock_after_transfer(&self) {
+        self.unlock();
+    }
+
+    // ---- use
+
+    /// Note a use: once makes it referenced, again makes it active.
+    /// Costs no store when nothing changes.
+    #[inline]
+    pub fn mark_accessed(&self) {
+        let now = self.flags.load(Ordering::Relaxed);
+        if now & REFERENCED == 0 {
+            self.set(REFERENCED);
+        } else if now & ACTIVE == 0 {
+            self.set(ACTIVE);
+        }
+    }
+    pub(super) fn set_active(&self) {
+        self.set(ACTIVE);
+    }
+    pub(super) fn is_active(&self) -> bool {
+        self.has(ACTIVE)
+    }
+    pub(super) fn forget_use(&self) {
+        self.clear(ACTIVE | REFERENCED);
+    }
+    /// A page table entry maps the folio. Called with the folio locked.
+    pub fn add_mapping_ref(&self) {
+        self.mapped.fetch_add(1, Ordering::AcqRel);
+    }
+    /// A page table entry no longer maps the folio.
+    pub fn sub_mapping_ref(&self) {
+        let before = self.mapped.fetch_sub(1, Ordering::AcqRel);
+        assert!(before != 0, "unmapped more often than mapped: {self:?}");
+    }
+    /// Is the folio mapped anywhere?
+    pub fn is_mapped(&self) -> bool {
+        self.mapped.load(Ordering::Acquire) != 0
+    }
+}
+
+/// A folio whose lock the holder owns; dropping it unlocks.
+#[must_use = "dropping it unlocks at once"]
+pub struct LockedFolio {
+    folio: Option<Arc<Folio>>,
+    _not_send: PhantomData<*mut ()>,
+}
+
+impl LockedFolio {
+    /// The folio.
+    #[inline]
+    pub fn folio(&self) -> &Arc<Folio> {
+        self.folio.as_ref().expect("present until the lock is given away")
+    }
+    /// Give the lock to a transfer, whose completion will unlock.
+    pub(crate) fn hand_to_transfer(mut self) -> Arc<Folio> {
+        check::released(&locks::FOLIO);
+        self.folio.take().expect("present until the lock is given away")
+    }
+}
+
+impl core::ops::Deref for LockedFolio {
+    type Target = Folio;
+    #[inline]
+    fn deref(&self) -> &Folio {
+        self.folio()
+    }
+}
+
+impl Drop for LockedFolio {
+    fn drop(&mut self) {
+        if let Some(folio) = &self.folio {
+            check::released(&locks::FOLIO);
+            folio.unlock();
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! One file's part of the page cache.
+
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use holdfast_sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use holdfast_sync::{Mutex, PerCpuReadGuard, PerCpuRwLock, RwLock};
+
+use super::errseq::Errors;
+use super::folio::BlockMask;
+use super::index::Index;
+use super::tags::{Tag, Tags};
+use super::{ErrSeq, Folio, LockedFolio, PageCache};
+use crate::block::Queue;
+use crate::iomap::{Ops, writeback};
+use crate::platform::{PAGE_SHIFT, PAGE_SIZE};
+use crate::{Error, Result, locks};
+
+/// An area of an address space that maps part of a file.
+///
+/// The page cache calls it with the folio locked, so that no new mapping of that folio
+/// can appear meanwhile. Page numbers are the file's.
+pub trait MappedArea: Send + Sync {
+    /// The pages of the file that the area maps.
+    fn pages(&self) -> Range<u64>;
+    /// Take away the right to store to a page; when this returns no processor can.
+    /// True if it had been there.
+    fn write_protect(&self, index: u64) -> bool;
+    /// Remove the file's page from the page table (private copies stay); when this
+    /// returns no processor can reach it.
+    fn unmap(&self, index: u64);
+    /// Clear the accessed bit; was it set?
+    fn test_and_clear_accessed(&self, index: u64) -> bool;
+}
+
+/// One file's folios.
+pub struct Mapping {
+    me: Weak<Mapping>,
+    id: u64,
+    cache: Arc<PageCache>,
+    ops: Arc<dyn Ops>,
+    queue: Arc<Queue>,
+    /// The file's size in bytes (i_size).
+    size: AtomicU64,
+    index: PerCpuRwLock<Index>,
+    tags: Mutex<Tags>,
+    invalidate: RwLock<()>,
+    areas: Mutex<Vec<Arc<dyn MappedArea>>>,
+    errors: Errors,
+    /// On the list of dirty files; changes under its lock.
+    pub(super) listed: AtomicBool,
+    /// When it joined that list.
+    pub(super) dirtied_ns: AtomicU64,
+}
+
+impl Mapping {
+    /// The empty cache of file `id` (its inode number), `size` bytes long.
+    pub fn new(
+        cache: &Arc<PageCache>,
+        id: u64,
+        ops: Arc<dyn Ops>,
+        queue: Arc<Queue>,
+        size: u64,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            id,
+            cache: cache.clone(),
+            ops,
+            queue,
+            size: AtomicU64::new(size),
+            index: PerCpuRwLock::new(&locks::PAGE_INDEX, Index::default()),
+            tags: Mutex::new(&locks::PAGE_TAGS, Tags::default()),
+            invalidate: RwLock::new(&locks::INVAL, ()),
+            areas: Mutex::new(&locks::I_MMAP, Vec::new()),
+            errors: Errors::default(),
+            listed: AtomicBool::new(false),
+            dirtied_ns: AtomicU64::new(0),
+        })
+    }
+    pub(crate) fn arc(&self) -> Option<Arc<Self>> {
+        self.me.upgrade()
+    }
+    /// The file's number.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+    /// The cache it belongs to.
+    pub fn cache(&self) -> &Arc<PageCache> {
+        &self.cache
+    }
+    /// The file system's answers for this file.
+    pub fn ops(&self) -> &Arc<dyn Ops> {
+        &self.ops
+    }
+    /// The device the data lies on.
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+    /// The file's size in bytes.
+    #[inline]
+    pub fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+    /// Set the file's size.
+    pub fn set_size(&self, size: u64) {
+        self.size.store(size, Ordering::Release);
+    }
+    /// Pages up to the end of the file.
+    pub fn size_pages(&self) -> u64 {
+        self.size().div_ceil(PAGE_SIZE as u64)
+    }
+    /// Faults take it shared; who removes ranges of the cache takes it exclusive.
+    pub fn invalidate_lock(&self) -> &RwLock<()> {
+        &self.invalidate
+    }
+    pub(crate) fn block_shift(&self) -> u32 {
+        self.ops.block_shift().min(PAGE_SHIFT)
+    }
+
+    // ---- folios
+
+    /// The cached folio of a page.
+    pub fn find(&self, index: u64) -> Option<Arc<Folio>> {
+        self.index.read().get(index).cloned()
+    }
+    /// The read side of the index: folios found there cannot go away while it is held.
+    /// The holder does not sleep.
+    #[inline]
+    pub(crate) fn folios(&self) -> PerCpuReadGuard<'_, Index> {
+        self.index.read()
+    }
+    /// Cached folios with indexes in `range`, at most `most`.
+    pub(crate) fn folios_in(&self, range: Range<u64>, most: usize) -> Vec<Arc<Folio>> {
+        self.index.read().collect(range, most)
+    }
+    /// The folio of a page, locked; a new one, holding nothing, if there is none.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn get_locked(&self, index: u64) -> Result<LockedFolio> {
+        loop {
+            let folio = match self.find(index) {
+                Some(folio) => folio.lock(),
+                None => match self.create(index)? {
+                    Some(new) => new,
+                    None => continue,
+                },
+            };
+            if !folio.is_detached() {
+                return Ok(folio);
+            }
+        }
+    }
+    /// A new locked folio in the index; nothing if somebody else was faster.
+    fn create(&self, index: u64) -> Result<Option<LockedFolio>> {
+        let page = self.cache.alloc_page()?;
+        let folio = Folio::new_locked(self.me.clone(), index, page);
+        // The new folio is ours alone: its lock is not waited for under the index lock.
+        let inserted = self.index.write().insert(folio.folio());
+        if !inserted {
+            self.cache.uncharge(1);
+            return Ok(None);
+        }
+        self.cache.inserted(self.id, core::slice::from_ref(folio.folio()));
+        Ok(Some(folio))
+    }
+    /// New locked folios for the uncached pages of `range`, as far as memory is there
+    /// without waiting. Each is handed to a transfer by the caller.
+    pub(crate) fn create_batch(&self, range: Range<u64>, mark: Option<u64>) -> Vec<Arc<Folio>> {
+        let mut fresh = Vec::new();
+        for index in range {
+            let Some(page) = self.cache.try_alloc_page() else { break };
+            fresh.push(Folio::new_locked(self.me.clone(), index, page).hand_to_transfer());
+        }
+        let charged = fresh.len() as u64;
+        if fresh.is_empty() {
+            return fresh;
+        }
+        {
+            let mut tree = self.index.write();
+            fresh.retain(|folio| tree.insert(folio));
+        }
+        if let Some(folio) = mark.and_then(|m| fresh.iter().find(|f| f.index() >= m)) {
+            folio.set_readahead();
+        }
+        self.cache.uncharge(charged - fresh.len() as u64);
+        self.cache.inserted(self.id, &fresh);
+        fresh
+    }
+    /// Remove a folio from the file. It is locked, clean, unmapped, not under writeback.
+    pub(super) fn detach(&self, folio: &LockedFolio) {
+        debug_assert!(!folio.is_dirty() && !folio.is_writeback() && !folio.is_mapped());
+        let removed = self.index.write().remove(folio.index());
+        debug_assert!(removed.is_some_and(|r| Arc::ptr_eq(&r, folio.folio())));
+        folio.set_detached();
+        self.cache.removed(folio.folio());
+    }
+
+    // ---- dirty and writeback
+
+    /// Blocks of a locked folio are newer than the disk now.
+    pub(crate) fn mark_dirty(&self, folio: &LockedFolio, blocks: BlockMask) {
+        folio.set_dirty_blocks(blocks);
+        if !folio.set_dirty() {
+            return;
+        }
+        self.tags.lock().set(Tag::Dirty, folio.index());
+        if !self.listed.load(Ordering::SeqCst)
+            && let Some(me) = self.me.upgrade()
+        {
+            self.cache.list_dirty(&me);
+        }
+        self.cache.page_dirtied();
+    }
+    /// Take a locked dirty folio from dirty to under writeback: no store can reach it
+    /// any more without a fault that waits for the lock. Returns its dirty blocks.
+    ///
+    /// ```text
+    /// writeback                        a thread with the page mapped writable
+    /// lock folio
+    /// write-protect, flush TLBs        store -> fault, waits for the lock
+    /// clear dirty, set writeback
+    /// map blocks, submit, unlock       mkwrite: dirty again, next writeback
+    /// ```
+    pub(crate) fn start_folio_writeback(&self, folio: &LockedFolio) -> BlockMask {
+        if folio.is_mapped() {
+            self.for_areas(folio.index(), |area| {
+                area.write_protect(folio.index());
+            });
+        }
+        let blocks = folio.take_dirty_blocks();
+        let was = folio.clear_dirty();
+        debug_assert!(was, "writeback of a clean folio");
+        folio.set_writeback();
+        {
+            let mut tags = self.tags.lock();
+            tags.clear(Tag::Dirty, folio.index());
+            tags.set(Tag::Writeback, folio.index());
+        }
+        self.cache.writeback_started();
+        blocks
+    }
+    /// The last transfer of a folio under writeback ended.
+    pub(crate) fn end_folio_writeback(&self, folio: &Folio) {
+        // The tag goes first: nobody may start the next writeback of the folio and then
+        // lose its tag to us.
+        self.tags.lock().clear(Tag::Writeback, folio.index());
+        folio.end_writeback();
+        self.cache.writeback_ended();
+    }
+    /// The first dirty page at or after `from`.
+    pub(crate) fn next_dirty(&self, from: u64) -> Option<u64> {
+        self.tags.lock().next(Tag::Dirty, from)
+    }
+    /// Dirty pages.
+    pub fn dirty_pages(&self) -> u64 {
+        self.tags.lock().count(Tag::Dirty)
+    }
+    /// Cached pages.
+    pub fn cached_pages(&self) -> u64 {
+        self.index.read().len()
+    }
+    /// Note that data could not be written.
+    pub(crate) fn record_error(&self, error: &Error) {
+        PageCache::count(&self.cache.statistics().writeback_errors, 1);
+        self.errors.record(error);
+    }
+    /// Where an open file starts in the sequence of writeback errors.
+    pub fn error_sample(&self) -> ErrSeq {
+        self.errors.sample()
+    }
+    /// A writeback error that the holder of `since` has not seen, once.
+    ///
+    /// # Errors
+    /// That error.
+    pub fn error_check(&self, since: &mut ErrSeq) -> Result<()> {
+        self.errors.check_and_advance(since)
+    }
+    /// Start writing the dirty pages in bytes `range`; does not wait.
+    pub fn start_writeback(&self, range: Range<u64>) {
+        writeback::write_pages(self, pages_of(&range), writeback::Mode::Sync, u64::MAX);
+    }
+    /// Wait until no page in bytes `range` is under writeback.
+    pub fn wait_writeback(&self, range: Range<u64>) {
+        let pages = pages_of(&range);
+        let mut from = pages.start;
+        loop {
+            let next = self.tags.lock().next(Tag::Writeback, from);
+            let Some(index) = next.filter(|i| *i < pages.end) else { return };
+            if let Some(folio) = self.find(index) {
+                folio.wait_writeback();
+            }
+            from = index + 1;
+        }
+    }
+    /// Write the dirty pages in bytes `range` and wait for them. Errors are in the
+    /// file's error sequence.
+    pub fn write_and_wait(&self, range: Range<u64>) {
+        if self.tags_clear() {
+            return;
+        }
+        self.start_writeback(range.clone());
+        self.wait_writeback(range);
+        if self.listed.load(Ordering::SeqCst)
+            && self.dirty_pages() == 0
+            && let Some(me) = self.arc()
+        {
+            self.cache.unlist_clean(&me);
+        }
+    }
+    fn tags_clear(&self) -> bool {
+        let tags = self.tags.lock();
+        tags.count(Tag::Dirty) == 0 && tags.count(Tag::Writeback) == 0
+    }
+
+    // ---- mapped areas
+
+    /// An area maps part of the file from now on.
+    pub fn add_area(&self, area: Arc<dyn MappedArea>) {
+        self.areas.lock().push(area);
+    }
+    /// The area maps the file no longer; its pages are unmapped already.
+    pub fn remove_area(&self, area: &Arc<dyn MappedArea>) {
+        let same = |a: &Arc<dyn MappedArea>| {
+            core::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(area))
+        };
+        self.areas.lock().retain(|a| !same(a));
+    }
+    pub(super) fn for_areas(&self, index: u64, mut each: impl FnMut(&dyn MappedArea)) {
+        for area in self.areas.lock().iter().filter(|a| a.pages().contains(&index)) {
+            each(area.as_ref());
+        }
+    }
+    pub(super) fn unmap_folio(&self, folio: &LockedFolio) {
+        if folio.is_mapped() {
+            self.for_areas(folio.index(), |area| area.unmap(folio.index()));
+        }
+    }
+
+    // ---- removal
+
+    /// Drop the clean cached pages in bytes `range`; those in use stay. How many went.
+    pub fn drop_clean(&self, range: Range<u64>) -> usize {
+        let pages = pages_of(&range);
+        let mut from = pages.start;
+        let mut dropped = 0;
+        loop {
+            let batch = self.folios_in(from..pages.end, 64);
+            let Some(last) = batch.last() else { break };
+            from = last.index() + 1;
+            for folio in &batch {
+                dropped += usize::from(self.cache.try_drop(self, folio));
+            }
+        }
+        PageCache::count(&self.cache.statistics().dropped, dropped as u64);
+        dropped
+    }
+    /// Remove every cached page that bytes `range` touch, unmapping it, waiting for its
+    /// writeback and discarding what was dirty. The caller holds the invalidate lock
+    /// exclusive, or has other means to keep faults away.
+    pub fn invalidate(&self, range: Range<u64>) {
+        let pages = pages_of(&range);
+        let mut from = pages.start;
+        loop {
+            let batch = self.folios_in(from..pages.end, 64);
+            let Some(last) = batch.last() else { return };
+            from = last.index() + 1;
+            for folio in &batch {
+                let locked = folio.lock();
+                if locked.is_detached() {
+                    continue;
+                }
+                locked.wait_writeback();
+                self.unmap_folio(&locked);
+                self.cancel_dirty(&locked);
+                self.detach(&locked);
+            }
+        }
+    }
+    fn cancel_dirty(&self, folio: &LockedFolio) {
+        if folio.clear_dirty() {
+            folio.take_dirty_blocks();
+            self.tags.lock().clear(Tag::Dirty, folio.index());
+            self.cache.dirty_cancelled();
+        }
+    }
+    /// Dirtiers call this between folios, with none locked: wait while too much is dirty.
+    pub fn throttle(&self) {
+        self.cache.throttle();
+    }
+}
+
+impl Drop for Mapping {
+    /// The file is forgotten: so are its folios, which must be clean.
+    fn drop(&mut self) {
+        let dirty = self.tags.get_mut().count(Tag::Dirty);
+        assert!(dirty == 0, "file {} forgotten with {dirty} dirty pages", self.id);
+        let index = self.index.get_mut();
+        for folio in index.collect(0..u64::MAX, usize::MAX) {
+            folio.set_detached();
+            self.cache.removed(&folio);
+        }
+    }
+}
+
+/// The pages that a range of bytes touches.
+fn pages_of(range: &Range<u64>) -> Range<u64> {
+    range.start >> PAGE_SHIFT..range.end.div_ceil(PAGE_SIZE as u64)
+}

@@ -1,0 +1,207 @@
+//! Giving pages back: the reclaim thread, and the way of a thread that needs a page now.
+//!
+//! Only folios that are clean, not under writeback, unlocked and recently unused are
+//! taken; nobody here writes or waits for a folio's lock. The thread keeps a reserve
+//! between the low and the high watermark, so that others rarely reclaim themselves.
+
+use alloc::sync::Arc;
+
+use holdfast_sync::atomic::Ordering;
+
+use super::{Folio, Mapping, PageCache};
+use crate::platform::Page;
+use crate::{Error, Result};
+
+const BATCH: usize = 32;
+/// A thread that needs a page gives up after this many rounds without one.
+const ROUNDS: usize = 300;
+const ROUND_NS: u64 = 100_000_000;
+
+/// What became of a folio that reclaim looked at.
+enum Outcome {
+    Evicted,
+    /// Back to the inactive list; true: because it is dirty.
+    Kept(bool),
+    Activated,
+}
+
+impl PageCache {
+    fn low_watermark(&self) -> u64 {
+        (self.max_pages / 32).clamp(4, 512).min(self.max_pages / 4)
+    }
+    fn high_watermark(&self) -> u64 {
+        2 * self.low_watermark()
+    }
+    /// Pages to give back so that `reserve` are available, for the cache and the memory.
+    fn shortage(&self, reserve: u64) -> u64 {
+        let cache_room = self.max_pages.saturating_sub(self.pages());
+        let room = cache_room.min(self.memory.free_pages());
+        if self.pages() == 0 { 0 } else { reserve.saturating_sub(room) }
+    }
+    /// A page for a folio, charged to the cache, if there is one right now.
+    pub(super) fn try_alloc_page(&self) -> Option<Page> {
+        let charged = self.pages.fetch_add(1, Ordering::AcqRel) + 1;
+        if charged <= self.max_pages
+            && let Some(page) = self.memory.alloc_page()
+        {
+            if charged + self.low_watermark() > self.max_pages
+                || self.memory.free_pages() < self.low_watermark()
+            {
+                self.reclaim_wake.wake_all();
+            }
+            return Some(page);
+        }
+        self.pages.fetch_sub(1, Ordering::AcqRel);
+        self.reclaim_wake.wake_all();
+        None
+    }
+    /// A page for a folio, charged to the cache, evicting others if need be.
+    /// The caller holds no folio lock.
+    pub(super) fn alloc_page(&self) -> Result<Page> {
+        for _ in 0..ROUNDS {
+            if let Some(page) = self.try_alloc_page() {
+                return Ok(page);
+            }
+            let evicted = self.reclaim(BATCH);
+            Self::count(&self.statistics.evicted_direct, evicted as u64);
+            if evicted == 0 {
+                // Everything is dirty, locked or in use: the flusher makes pages clean.
+                self.kick_flusher();
+                self.freed.wait_timeout(ROUND_NS, || (self.shortage(1) == 0).then_some(()));
+            }
+        }
+        Err(Error::NoMemory)
+    }
+    /// Charged pages that were not used after all.
+    pub(super) fn uncharge(&self, pages: u64) {
+        self.pages.fetch_sub(pages, Ordering::AcqRel);
+        self.freed.wake_all();
+    }
+    /// Folios joined the index of a file.
+    pub(super) fn inserted(&self, file: u64, folios: &[Arc<Folio>]) {
+        let mut refaults = 0;
+        let mut lru = self.lru.lock();
+        let (_, active) = lru.lengths();
+        for folio in folios {
+            if let Some(distance) = self.refault.distance(file, folio.index()) {
+                refaults += 1;
+                // Had it stayed a little longer than it did, this would have been a hit.
+                if u64::from(distance) <= active {
+                    folio.set_active();
+                }
+            }
+            lru.add(folio.clone(), folio.is_active());
+        }
+        drop(lru);
+        Self::count(&self.statistics.inserted, folios.len() as u64);
+        Self::count(&self.statistics.refaults, refaults);
+    }
+    /// A folio left the index of its file.
+    pub(super) fn removed(&self, folio: &Arc<Folio>) {
+        drop(self.lru.lock().remove(folio));
+        self.pages.fetch_sub(1, Ordering::AcqRel);
+        self.freed.wake_all();
+    }
+    /// Try to evict about `want` folios; how many went.
+    fn reclaim(&self, want: usize) -> usize {
+        let mut evicted = 0;
+        let (inactive, active) = self.lru.lock().lengths();
+        let mut examine = inactive + active;
+        let mut dirty = false;
+        while evicted < want && examine > 0 {
+            let batch = self.lru.lock().isolate(BATCH);
+            if batch.is_empty() {
+                break;
+            }
+            examine = examine.saturating_sub(batch.len() as u64);
+            for folio in batch {
+                match self.try_evict(&folio) {
+                    Outcome::Evicted => evicted += 1,
+                    Outcome::Kept(is_dirty) => {
+                        dirty |= is_dirty;
+                        self.lru.lock().add(folio, false);
+                    }
+                    Outcome::Activated => self.lru.lock().add(folio, true),
+                }
+            }
+        }
+        if dirty && evicted < want {
+            self.kick_flusher();
+        }
+        evicted
+    }
+    fn try_evict(&self, folio: &Arc<Folio>) -> Outcome {
+        let Some(mapping) = folio.mapping() else { return Outcome::Kept(false) };
+        let Some(locked) = folio.try_lock() else { return Outcome::Kept(false) };
+        if locked.is_detached() {
+            return Outcome::Kept(false);
+        }
+        if locked.is_dirty() || locked.is_writeback() {
+            return Outcome::Kept(locked.is_dirty());
+        }
+        if locked.is_mapped() {
+            let mut used = false;
+            mapping.for_areas(locked.index(), |area| {
+                used |= area.test_and_clear_accessed(locked.index());
+            });
+            if used {
+                locked.set_active();
+                return Outcome::Activated;
+            }
+            mapping.unmap_folio(&locked);
+            if locked.is_mapped() {
+                return Outcome::Kept(false);
+            }
+        }
+        if locked.is_active() {
+            return Outcome::Activated;
+        }
+        self.refault.evicted(mapping.id(), locked.index());
+        mapping.detach(&locked);
+        Outcome::Evicted
+    }
+    /// Drop a folio on request, if it is clean and nobody holds it.
+    pub(super) fn try_drop(&self, mapping: &Mapping, folio: &Arc<Folio>) -> bool {
+        let Some(locked) = folio.try_lock() else { return false };
+        if locked.is_detached() || locked.is_dirty() || locked.is_writeback() {
+            return false;
+        }
+        mapping.unmap_folio(&locked);
+        if locked.is_mapped() {
+            return false;
+        }
+        mapping.detach(&locked);
+        true
+    }
+    /// Ask for memory outside the page cache; how many objects were freed.
+    fn shrink_others(&self, objects: usize) -> usize {
+        self.shrinkers.lock().iter().map(|shrink| shrink(objects)).sum()
+    }
+    /// The reclaim thread.
+    pub(super) fn reclaim_main(&self) {
+        loop {
+            self.reclaim_wake.wait_until(|| {
+                let needed = self.shortage(self.low_watermark()) > 0;
+                (needed || self.stopping.load(Ordering::SeqCst)).then_some(())
+            });
+            while !self.stopping.load(Ordering::SeqCst) {
+                let shortage = self.shortage(self.high_watermark());
+                if shortage == 0 {
+                    break;
+                }
+                let evicted = self.reclaim((shortage as usize).min(4 * BATCH));
+                Self::count(&self.statistics.evicted_background, evicted as u64);
+                if self.memory.free_pages() < self.high_watermark() {
+                    self.shrink_others(BATCH);
+                }
+                if evicted == 0 {
+                    // Nothing can go just now; the end of a writeback changes that.
+                    self.wait_for_writeback_end();
+                }
+            }
+            if self.stopping.load(Ordering::SeqCst) {
+                return;
+            }
+        }
+    }
+}
