@@ -144,6 +144,16 @@ pub(super) fn bring_in(
     if folio.is_uptodate() { Ok(()) } else { fill::fill_folio(mapping, &folio) }
 }
 
+/// Start reading the uncached pages of bytes `range`, as many as the cache can spare;
+/// nobody waits (fadvise, madvise).
+pub fn will_need(mapping: &Arc<Mapping>, range: core::ops::Range<u64>) {
+    let start = page_of(range.start);
+    let end = range.end.min(mapping.size()).div_ceil(PAGE_SIZE as u64);
+    let most = mapping.cache().max_pages() / 4;
+    let n = fill::read_pages(mapping, start, end.saturating_sub(start).min(most), None);
+    count_readahead(mapping, n as u64);
+}
+
 fn readahead_limit(mapping: &Mapping) -> u64 {
     let cache = mapping.cache();
     cache.config().readahead_pages.min(cache.max_pages() / 8).max(1)

@@ -61,9 +61,11 @@ fn write_under(
 ) -> (u64, Result<()>) {
     let mut at = pos;
     let end = pos + wanted;
-    while at < end {
+    // The source may end earlier than it said: see [`Source::fault_in`].
+    while at < end && source.remaining() > 0 {
         mapping.throttle();
-        match write_folio(mapping, map, at, (end - at) as usize, source) {
+        let left = ((end - at) as usize).min(source.remaining());
+        match write_folio(mapping, map, at, left, source) {
             Ok(Step::Copied(n)) => at += n as u64,
             Ok(Step::Source) => {
                 if let Err(e) = source.fault_in() {

@@ -46,7 +46,7 @@ pub(crate) mod writeback;
 use crate::Result;
 use crate::block::Sector;
 
-pub use buffered_read::read;
+pub use buffered_read::{read, will_need};
 pub use buffered_write::write;
 pub use direct::{direct_read, direct_write};
 pub use fault::{FaultError, fault, fault_around, mkwrite};
@@ -220,7 +220,9 @@ pub trait Source {
     fn take(&mut self, page: &crate::platform::Page, offset: usize, len: usize) -> usize;
     /// Take back the last `len` bytes: they were not used after all.
     fn revert(&mut self, len: usize);
-    /// Make the next bytes accessible. Called with no folio locked; may sleep and fault.
+    /// Make accessible the byte at which the last copy stopped (which may lie ahead, if
+    /// the copy was taken back). Called with no folio locked; may sleep and fault. If that
+    /// byte cannot be had but some before it can, the source ends there from now on.
     ///
     /// # Errors
     /// [`crate::Error::Fault`]: the address is bad.

@@ -26,10 +26,12 @@ pub(super) struct DirtyFiles {
 }
 
 impl PageCache {
-    fn background_pages(&self) -> u64 {
+    /// Dirty pages from which the writeback thread works.
+    pub fn background_pages(&self) -> u64 {
         (self.max_pages * self.config.background_percent / 100).max(2)
     }
-    fn dirty_limit(&self) -> u64 {
+    /// Dirty pages, with those under writeback, from which dirtiers wait.
+    pub fn dirty_limit(&self) -> u64 {
         (self.max_pages * self.config.dirty_percent / 100).max(4)
     }
     /// A file has dirty pages: put it on the list, if it is not there.

@@ -331,7 +331,7 @@ impl Environment for HostEnvironment {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "shuttle")))]
 mod tests {
     use super::*;
 

@@ -1,0 +1,151 @@
+//! Options as `getopt` reads them: bundled letters, arguments attached or next, options
+//! and operands in any order, `--` ends the options.
+
+use alloc::vec::Vec;
+
+/// What was wrong with the options, worded as getopt does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OptionError<'a> {
+    /// No such letter.
+    Invalid(u8),
+    /// The letter needs an argument.
+    Missing(u8),
+    /// No such long option.
+    Unrecognized(&'a [u8]),
+}
+
+impl core::fmt::Display for OptionError<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Invalid(c) => write!(f, "invalid option -- '{}'", *c as char),
+            Self::Missing(c) => write!(f, "option requires an argument -- '{}'", *c as char),
+            Self::Unrecognized(word) => {
+                write!(f, "unrecognized option '{}'", alloc::string::String::from_utf8_lossy(word))
+            }
+        }
+    }
+}
+
+/// Options found, in their order, and operands.
+#[derive(Debug, Default)]
+pub struct Parsed<'a> {
+    /// Letters and their arguments.
+    pub options: Vec<(u8, Option<&'a [u8]>)>,
+    /// What is no option.
+    pub operands: Vec<&'a [u8]>,
+}
+
+impl<'a> Parsed<'a> {
+    /// Was this letter given?
+    pub fn has(&self, letter: u8) -> bool {
+        self.options.iter().any(|o| o.0 == letter)
+    }
+    /// The argument of the last occurrence of this letter.
+    pub fn value(&self, letter: u8) -> Option<&'a [u8]> {
+        self.options.iter().rev().find(|o| o.0 == letter).and_then(|o| o.1)
+    }
+}
+
+/// Read the options of `argv[1..]`.
+///
+/// `letters` is getopt's string (`"alR"`, `"c:"`); `long` maps whole long options to
+/// letters. A leading `+` in `letters` stops at the first operand.
+///
+/// # Errors
+/// The first bad option.
+pub fn parse<'a>(
+    argv: &[&'a [u8]],
+    letters: &str,
+    long: &[(&str, u8)],
+) -> Result<Parsed<'a>, OptionError<'a>> {
+    let mut parsed = Parsed::default();
+    let (letters, in_order) = match letters.strip_prefix('+') {
+        Some(rest) => (rest.as_bytes(), true),
+        None => (letters.as_bytes(), false),
+    };
+    let mut words = argv.iter().skip(1).copied();
+    while let Some(word) = words.next() {
+        if word == b"--" {
+            parsed.operands.extend(words);
+            break;
+        }
+        if let Some(name) = word.strip_prefix(b"--") {
+            let (name, value) = match name.iter().position(|&b| b == b'=') {
+                Some(at) => (&name[..at], Some(&name[at + 1..])),
+                None => (name, None),
+            };
+            match long.iter().find(|l| l.0.as_bytes() == name) {
+                Some(&(_, letter)) => parsed.options.push((letter, value)),
+                None => return Err(OptionError::Unrecognized(word)),
+            }
+        } else if word.len() > 1 && word[0] == b'-' {
+            bundle(&word[1..], letters, &mut words, &mut parsed)?;
+        } else {
+            parsed.operands.push(word);
+            if in_order {
+                parsed.operands.extend(words);
+                break;
+            }
+        }
+    }
+    Ok(parsed)
+}
+
+/// One word of letters, the last of which may take an argument.
+fn bundle<'a>(
+    word: &'a [u8],
+    letters: &[u8],
+    words: &mut dyn Iterator<Item = &'a [u8]>,
+    parsed: &mut Parsed<'a>,
+) -> Result<(), OptionError<'a>> {
+    let mut at = 0;
+    while let Some(&letter) = word.get(at) {
+        at += 1;
+        let known = letters.iter().position(|&l| l == letter && l != b':');
+        let Some(index) = known else { return Err(OptionError::Invalid(letter)) };
+        if letters.get(index + 1) != Some(&b':') {
+            parsed.options.push((letter, None));
+            continue;
+        }
+        let value = if at < word.len() {
+            &word[at..]
+        } else {
+            words.next().ok_or(OptionError::Missing(letter))?
+        };
+        parsed.options.push((letter, Some(value)));
+        break;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_and_operands_mix() {
+        let argv: [&[u8]; 8] = [b"x", b"-al", b"f", b"-c%n", b"-c", b"%s", b"--", b"-z"];
+        let p = parse(&argv, "alc:", &[]).unwrap();
+        assert!(p.has(b'a') && p.has(b'l') && !p.has(b'z'));
+        assert_eq!(p.value(b'c'), Some(&b"%s"[..]));
+        assert_eq!(p.operands, [&b"f"[..], b"-z"]);
+        assert_eq!(p.options[2], (b'c', Some(&b"%n"[..])));
+    }
+
+    #[test]
+    fn bad_options_are_named() {
+        let one = |w: &'static [u8]| parse(&[b"x", w], "ac:", &[("all", b'a')]).map(|_| ());
+        assert_eq!(one(b"-z"), Err(OptionError::Invalid(b'z')));
+        assert_eq!(one(b"-:"), Err(OptionError::Invalid(b':')));
+        assert_eq!(one(b"-c"), Err(OptionError::Missing(b'c')));
+        assert_eq!(one(b"--foo"), Err(OptionError::Unrecognized(b"--foo")));
+        assert_eq!(one(b"--all"), Ok(()));
+        assert_eq!(one(b"-"), Ok(()));
+    }
+
+    #[test]
+    fn in_order_stops_at_the_first_operand() {
+        let p = parse(&[b"x", b"-a", b"f", b"-a"], "+a", &[]).unwrap();
+        assert_eq!(p.operands, [&b"f"[..], b"-a"]);
+    }
+}

@@ -1,0 +1,38 @@
+//! End-to-end tests: what a user would see, judged from outside.
+//!
+//! A test is a function of the workspace that returns an error when it fails;
+//! it is listed in its module's `cases` under its name. [`harness`] starts the
+//! program as a user does, and checks what came out.
+
+mod bad_images;
+mod boot;
+mod command_line;
+mod disks;
+mod geometry;
+mod harness;
+mod io_errors;
+mod linux_populated;
+mod main_job;
+mod overwrite;
+mod script;
+
+use crate::testing::case::Case;
+
+/// All end-to-end tests.
+pub fn cases() -> Vec<Case> {
+    [
+        command_line::cases(),
+        script::cases(),
+        boot::cases(),
+        disks::cases(),
+        geometry::cases(),
+        bad_images::cases(),
+        io_errors::cases(),
+        overwrite::cases(),
+        linux_populated::cases(),
+        main_job::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

@@ -1,0 +1,196 @@
+//! `./run.sh test`: every kind of test, one report.
+//!
+//! | suite    | what                                                        | where            |
+//! |----------|-------------------------------------------------------------|------------------|
+//! | `tidy`   | format, lints, documentation, direction of dependencies     | [`tidy`]         |
+//! | `host`   | unit and property tests of the crates, per feature set      | [`host`]         |
+//! | `kernel` | the kernel's own tests in QEMU, per machine and processor   | [`kernel`]       |
+//! | `e2e`    | the command line, images, judges                            | [`crate::e2e`]   |
+//!
+//! A test's full name is `suite::…::name`; a filter selects those that
+//! contain it, and one that starts with a suite's name keeps the others from
+//! being built. Tests of `tidy` and `e2e` run in a process of their own each:
+//! what goes wrong there, goes wrong there.
+
+pub mod case;
+pub mod host;
+pub mod kernel;
+pub mod libtest;
+pub mod report;
+pub mod tidy;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::cli::{Judge, TestOptions};
+use crate::e2e;
+use crate::kernel_image;
+use crate::linux_guest::prepare;
+use crate::process::{self, Running};
+use crate::workspace::Workspace;
+use case::{Case, Selection};
+use report::{Outcome, Report};
+
+/// Tests that run at the same time where they allow it.
+const WORKERS: usize = 2;
+/// How long one test of our own may take.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// All the tests that this driver runs itself, each in its own process.
+pub fn own_cases() -> Vec<Case> {
+    let mut cases = tidy::cases();
+    cases.extend(e2e::cases());
+    cases
+}
+
+/// Runs the tests; the status to exit with.
+pub fn run(workspace: &Workspace, options: &TestOptions) -> Result<u8> {
+    if options.list {
+        own_cases().iter().for_each(|case| println!("{}", case.name));
+        return Ok(0);
+    }
+    let start = Instant::now();
+    let selection = Selection::new(options.filter.clone());
+    let report = Mutex::new(Report::new());
+    let without_linux = options.without.contains(&Judge::LinuxGuest);
+    if selection.may_select("tidy") {
+        run_own(workspace, "tidy::", &selection, &report, without_linux)?;
+    }
+    if selection.may_select("host") {
+        host::run(workspace, &selection, &report);
+    }
+    if selection.may_select("kernel") {
+        kernel::run(workspace, &selection, &report);
+    }
+    if selection.may_select("e2e") {
+        run_own(workspace, "e2e::", &selection, &report, without_linux)?;
+    }
+    let report = report.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let junit = workspace.target()?.join("junit.xml");
+    report.write_junit(&junit)?;
+    report.print_end(start.elapsed());
+    Ok(u8::from(!report.all_good()))
+}
+
+/// Runs the selected tests of our own whose names start with `suite`.
+fn run_own(
+    workspace: &Workspace,
+    suite: &str,
+    selection: &Selection,
+    report: &Mutex<Report>,
+    without_linux: bool,
+) -> Result<()> {
+    let mut cases = own_cases();
+    cases.retain(|case| case.name.starts_with(suite) && selection.selects(&case.name));
+    if without_linux {
+        let needs_linux = |case: &&Case| case.needs_linux;
+        for case in cases.iter().filter(needs_linux) {
+            println!("left out (--without linux-guest): {}", case.name);
+        }
+        cases.retain(|case| !case.needs_linux);
+    }
+    if cases.is_empty() {
+        return Ok(());
+    }
+    println!("\n== {} tests", suite.trim_end_matches("::"));
+    let mut environment = Vec::new();
+    if suite == "e2e::" {
+        let Some(image) = ready(workspace, &cases, report) else { return Ok(()) };
+        environment.push((kernel_image::VARIABLE, image));
+    }
+    let (alone, together): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(|case| case.alone);
+    run_all(workspace, together, WORKERS, &environment, report);
+    run_all(workspace, alone, 1, &environment, report);
+    Ok(())
+}
+
+/// Builds and prepares once what many tests need, so that none of them is
+/// charged for it; returns the image.
+fn ready(workspace: &Workspace, cases: &[Case], report: &Mutex<Report>) -> Option<PathBuf> {
+    let image = match kernel_image::build(workspace, &[]) {
+        Ok(image) => image,
+        Err(error) => {
+            fail(report, "e2e::build_the_image", &format!("{error:#}"));
+            return None;
+        }
+    };
+    if cases.iter().any(|case| case.needs_linux)
+        && let Err(error) = prepare::guest(workspace)
+    {
+        fail(report, "e2e::linux_guest_can_be_had", &prepare::unavailable(&error));
+    }
+    Some(image)
+}
+
+/// Adds a failed test.
+pub fn fail(report: &Mutex<Report>, name: &str, why: &str) {
+    add(report, Outcome { name: name.into(), error: Some(why.into()), took: Duration::ZERO });
+}
+
+/// Adds a test's outcome.
+pub fn add(report: &Mutex<Report>, outcome: Outcome) {
+    report.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(outcome);
+}
+
+/// Variables for the processes of tests.
+type Environment = [(&'static str, PathBuf)];
+
+fn run_all(
+    workspace: &Workspace,
+    cases: Vec<Case>,
+    workers: usize,
+    environment: &Environment,
+    report: &Mutex<Report>,
+) {
+    let queue = Mutex::new(VecDeque::from(cases));
+    let next = || queue.lock().ok()?.pop_front();
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(case) = next() {
+                    let start = Instant::now();
+                    let error = run_apart(workspace, &case, environment)
+                        .err()
+                        .map(|error| format!("{error:#}"));
+                    add(report, Outcome { name: case.name, error, took: start.elapsed() });
+                }
+            });
+        }
+    });
+}
+
+/// Runs one test in a process of its own.
+fn run_apart(workspace: &Workspace, case: &Case, environment: &Environment) -> Result<()> {
+    let program = std::env::current_exe().context("this program has no name")?;
+    let scratch = workspace.scratch()?;
+    let log = scratch.path().join("log");
+    let file = std::fs::File::create(&log)?;
+    let mut command = Command::new(program);
+    command.args(["run-case", &case.name]).env("HOLDFAST_ROOT", workspace.root());
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
+    command.stdin(std::process::Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    let mut running = Running::start(&mut command)?;
+    let status = running.wait(Some(LIMIT))?;
+    drop(running);
+    let text = || {
+        let bytes = std::fs::read(&log).unwrap_or_default();
+        process::last(&String::from_utf8_lossy(&bytes), 60)
+    };
+    match status {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => anyhow::bail!("{}\n{}", process::describe(status), text()),
+        None => anyhow::bail!("no end after {} s\n{}", LIMIT.as_secs(), text()),
+    }
+}
+
+/// `run.sh run-case NAME`: one of our own tests, in this process.
+pub fn run_case(workspace: &Workspace, name: &str) -> Result<()> {
+    let case = own_cases().into_iter().find(|case| case.name == name);
+    let case = case.with_context(|| format!("no test is called {name}"))?;
+    case.run(workspace)
+}

@@ -1,0 +1,105 @@
+//! One file in core.
+
+use alloc::sync::Arc;
+
+use holdfast_sync::PerCpuRwLock;
+use holdfast_sync::atomic::{AtomicU64, Ordering};
+
+use super::Stat;
+use crate::pagecache::Mapping;
+use crate::xfs::{self, FileType, Ino};
+use crate::{Error, Result, locks};
+
+/// A file that somebody uses or used lately. There is one for an inode number at a time,
+/// because there must be one page cache of a file.
+pub struct Inode {
+    pub(super) xfs: Arc<xfs::Inode>,
+    file_type: FileType,
+    /// Reads shared, writes exclusive; lookups in a directory shared. Its readers write
+    /// only a cache line of their own processor.
+    pub(super) iolock: PerCpuRwLock<()>,
+    /// The cached contents; of regular files only.
+    mapping: Option<Arc<Mapping>>,
+    /// When it was last looked up, on the table's clock.
+    pub(super) used: AtomicU64,
+}
+
+impl Inode {
+    pub(super) fn new(
+        xfs: Arc<xfs::Inode>,
+        mapping: impl FnOnce(&Arc<xfs::Inode>) -> Arc<Mapping>,
+    ) -> Self {
+        let file_type = xfs.file_type();
+        let mapping = (file_type == FileType::Regular).then(|| mapping(&xfs));
+        Self {
+            xfs,
+            file_type,
+            iolock: PerCpuRwLock::new(&locks::IOLOCK, ()),
+            mapping,
+            used: AtomicU64::new(0),
+        }
+    }
+    /// The number.
+    pub fn ino(&self) -> Ino {
+        self.xfs.ino()
+    }
+    /// What it is.
+    pub fn file_type(&self) -> FileType {
+        self.file_type
+    }
+    /// The file system's inode.
+    pub fn xfs(&self) -> &Arc<xfs::Inode> {
+        &self.xfs
+    }
+    /// The cached contents.
+    ///
+    /// # Errors
+    /// Is a directory; invalid for anything else that has no contents.
+    #[inline]
+    pub fn mapping(&self) -> Result<&Arc<Mapping>> {
+        match &self.mapping {
+            Some(mapping) => Ok(mapping),
+            None if self.file_type == FileType::Directory => Err(Error::IsDirectory),
+            None => Err(Error::Invalid("not a regular file")),
+        }
+    }
+    /// The size in bytes.
+    pub fn size(&self) -> u64 {
+        self.mapping.as_ref().map_or_else(|| self.xfs.size(), |m| m.size())
+    }
+    /// Everything `stat` tells.
+    pub fn stat(&self) -> Stat {
+        let a = self.xfs.attributes();
+        Stat {
+            dev: super::device_number(254, 0),
+            ino: self.ino().0,
+            mode: u32::from(a.mode),
+            nlink: a.nlink,
+            uid: a.uid,
+            gid: a.gid,
+            rdev: super::device_number(a.rdev.0, a.rdev.1),
+            size: self.size(),
+            blksize: a.blksize,
+            blocks: a.blocks,
+            atime: a.atime,
+            mtime: a.mtime,
+            ctime: a.ctime,
+            btime: a.btime,
+        }
+    }
+    pub(super) fn touch(&self, clock: u64) {
+        self.used.store(clock, Ordering::Relaxed);
+    }
+    /// Write what is dirty and wait until nothing is under writeback.
+    pub(super) fn clean(&self) {
+        if let Some(mapping) = &self.mapping {
+            mapping.write_and_wait(0..u64::MAX);
+        }
+    }
+    pub(super) fn is_clean(&self) -> bool {
+        self.mapping.as_ref().is_none_or(|m| m.dirty_pages() == 0)
+    }
+    pub(super) fn drop_clean(&self) -> usize {
+        self.mapping.as_ref().map_or(0, |m| m.drop_clean(0..u64::MAX))
+    }
+}

@@ -1,0 +1,382 @@
+//! The cache of metadata blocks.
+//!
+//! A [`Buffer`] is a block, or a directory block that lies in several places, read from
+//! the device and verified once. Whoever holds an `Arc<Buffer>` keeps it in memory;
+//! its contents are under a lock of their own so that transactions can change them.
+//!
+//! ```text
+//! reader A              reader B, same block
+//! look up: none
+//! insert "loading"
+//! read, verify          look up: loading, wait
+//! "ready", wake         "ready": use it
+//! ```
+//! A read that fails takes the buffer out of the index again and hands the error to
+//! everybody who waited: neither I/O errors nor damage are remembered.
+//!
+//! The cache is bounded. A clock hand goes round the index and drops what was not
+//! looked up since it last passed and is held by nobody.
+//!
+//! Locks: `BUFFER_CACHE` (the index, held for moments, never across I/O), `BUFFER` (one
+//! block's contents). Readers of a tree hold the contents of one block at a time.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::Bound;
+
+use holdfast_sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use holdfast_sync::{Condvar, Mutex, RwLock, RwLockReadGuard, WaitQueue};
+
+use super::geometry::Geometry;
+use super::ondisk::block::{BlockKind, verify};
+use crate::block::{BioFlags, IoError, Queue, SECTOR_SIZE, Sector, Segment};
+use crate::error::Error;
+use crate::locks::{BUFFER, BUFFER_CACHE, STATE};
+use crate::platform::{Memory, PAGE_SIZE, Page};
+
+/// Most bytes moved by one request.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Pages kept back for reading when memory is out.
+const RESERVE_PAGES: usize = 4;
+
+/// A contiguous part of a buffer on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Where it starts.
+    pub sector: Sector,
+    /// Bytes.
+    pub bytes: u32,
+}
+
+/// Why raw bytes could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadError {
+    /// The device failed.
+    Io(IoError),
+    /// No memory.
+    NoMemory,
+}
+
+impl From<ReadError> for Error {
+    fn from(e: ReadError) -> Self {
+        match e {
+            ReadError::Io(e) => e.into(),
+            ReadError::NoMemory => Self::NoMemory,
+        }
+    }
+}
+
+const LOADING: u32 = 0;
+const FAILED: u32 = 1;
+/// Ready buffers have this plus their kind.
+const READY: u32 = 2;
+
+const KINDS: [BlockKind; 20] = [
+    BlockKind::Agf,
+    BlockKind::Agi,
+    BlockKind::Agfl,
+    BlockKind::Bnobt,
+    BlockKind::Cntbt,
+    BlockKind::Inobt,
+    BlockKind::Finobt,
+    BlockKind::Rmapbt,
+    BlockKind::Refcountbt,
+    BlockKind::Bmbt,
+    BlockKind::Inodes,
+    BlockKind::DirBlock,
+    BlockKind::DirData,
+    BlockKind::DirLeaf1,
+    BlockKind::DirLeafN,
+    BlockKind::DirFree,
+    BlockKind::DaNode,
+    BlockKind::AttrLeaf,
+    BlockKind::AttrRemote,
+    BlockKind::Symlink,
+];
+
+const _: () = {
+    let mut i = 0;
+    while i < KINDS.len() {
+        assert!(KINDS[i] as usize == i, "KINDS lists the kinds in order");
+        i += 1;
+    }
+};
+
+/// A metadata block in memory.
+pub struct Buffer {
+    runs: Box<[Run]>,
+    state: AtomicU32,
+    referenced: AtomicBool,
+    failure: Mutex<Option<Error>>,
+    ready: WaitQueue,
+    contents: RwLock<Box<[u8]>>,
+}
+
+impl Buffer {
+    fn loading(runs: &[Run]) -> Self {
+        Self {
+            runs: runs.into(),
+            state: AtomicU32::new(LOADING),
+            referenced: AtomicBool::new(true),
+            failure: Mutex::new(&STATE, None),
+            ready: WaitQueue::new(),
+            contents: RwLock::new(&BUFFER, Box::default()),
+        }
+    }
+    /// The block's bytes.
+    pub fn read(&self) -> RwLockReadGuard<'_, Box<[u8]>> {
+        self.contents.read()
+    }
+    /// What it was verified as.
+    pub fn kind(&self) -> BlockKind {
+        let index = self.state.load(Ordering::Acquire).saturating_sub(READY);
+        KINDS[(index as usize).min(KINDS.len() - 1)]
+    }
+    /// Where it starts on the device.
+    pub fn sector(&self) -> Sector {
+        self.runs.first().map_or(Sector(0), |r| r.sector)
+    }
+    fn wait(&self) -> Result<(), Error> {
+        let state = self.ready.wait_until(|| {
+            let state = self.state.load(Ordering::Acquire);
+            (state != LOADING).then_some(state)
+        });
+        if state == FAILED { Err(self.failure.lock().clone().unwrap_or(Error::Io)) } else { Ok(()) }
+    }
+}
+
+type Key = (u64, u32);
+
+struct Index {
+    buffers: BTreeMap<Key, Arc<Buffer>>,
+    bytes: usize,
+    hand: Key,
+}
+
+/// Counts of a [`BufferCache`], for reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BufferStatistics {
+    /// Lookups that found the block.
+    pub hits: u64,
+    /// Lookups that had to read.
+    pub reads: u64,
+    /// Blocks held.
+    pub buffers: usize,
+    /// Bytes they take.
+    pub bytes: usize,
+}
+
+/// The metadata blocks of one file system that are in memory.
+pub struct BufferCache {
+    queue: Arc<Queue>,
+    memory: Arc<dyn Memory>,
+    geometry: Arc<Geometry>,
+    limit_bytes: usize,
+    index: Mutex<Index>,
+    reserve: Mutex<Vec<Page>>,
+    returned: Condvar,
+    hits: AtomicU64,
+    reads: AtomicU64,
+}
+
+impl BufferCache {
+    /// A cache of at most about `limit_bytes`.
+    ///
+    /// # Errors
+    /// No memory for the pages kept in reserve.
+    pub fn new(
+        queue: Arc<Queue>,
+        memory: Arc<dyn Memory>,
+        geometry: Arc<Geometry>,
+        limit_bytes: usize,
+    ) -> Result<Self, ReadError> {
+        let reserve = (0..RESERVE_PAGES)
+            .map(|_| memory.alloc_page().ok_or(ReadError::NoMemory))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            queue,
+            memory,
+            geometry,
+            limit_bytes,
+            index: Mutex::new(
+                &BUFFER_CACHE,
+                Index { buffers: BTreeMap::new(), bytes: 0, hand: (0, 0) },
+            ),
+            reserve: Mutex::new(&STATE, reserve),
+            returned: Condvar::new(),
+            hits: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+        })
+    }
+    /// The block at `runs`, read unless it is in memory, as one of `kinds`.
+    ///
+    /// # Errors
+    /// I/O errors, damage, no memory.
+    pub fn read(&self, runs: &[Run], kinds: &[BlockKind]) -> Result<Arc<Buffer>, Error> {
+        let bytes: u32 = runs.iter().map(|r| r.bytes).sum();
+        let Some(first) = runs.first() else { return Err(Error::Invalid("an empty buffer")) };
+        let key = (first.sector.0, bytes);
+        let (buffer, is_new) = self.find_or_insert(key, runs);
+        if is_new {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            self.load(key, &buffer, kinds)?;
+            return Ok(buffer);
+        }
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        if *buffer.runs != *runs {
+            // Two structures claim the first part: one is damaged, verifying shows which.
+            let private = Arc::new(Buffer::loading(runs));
+            self.fill(&private, kinds)?;
+            return Ok(private);
+        }
+        buffer.wait()?;
+        if !kinds.contains(&buffer.kind()) {
+            verify(kinds, &self.geometry, first.sector, &buffer.read())?;
+        }
+        Ok(buffer)
+    }
+    fn find_or_insert(&self, key: Key, runs: &[Run]) -> (Arc<Buffer>, bool) {
+        let mut index = self.index.lock();
+        if let Some(found) = index.buffers.get(&key) {
+            found.referenced.store(true, Ordering::Relaxed);
+            return (found.clone(), false);
+        }
+        let room = self.limit_bytes.saturating_sub(key.1 as usize);
+        evict(&mut index, usize::MAX, |index| index.bytes > room);
+        let buffer = Arc::new(Buffer::loading(runs));
+        index.buffers.insert(key, buffer.clone());
+        index.bytes += key.1 as usize;
+        (buffer, true)
+    }
+    fn load(&self, key: Key, buffer: &Arc<Buffer>, kinds: &[BlockKind]) -> Result<(), Error> {
+        let result = self.fill(buffer, kinds);
+        if let Err(e) = &result {
+            let mut index = self.index.lock();
+            if index.buffers.get(&key).is_some_and(|b| Arc::ptr_eq(b, buffer)) {
+                index.buffers.remove(&key);
+                index.bytes -= key.1 as usize;
+            }
+            drop(index);
+            *buffer.failure.lock() = Some(e.clone());
+            buffer.state.store(FAILED, Ordering::Release);
+        }
+        buffer.ready.wake_all();
+        result
+    }
+    fn fill(&self, buffer: &Buffer, kinds: &[BlockKind]) -> Result<(), Error> {
+        let bytes: usize = buffer.runs.iter().map(|r| r.bytes as usize).sum();
+        let mut contents = zeroed(bytes)?;
+        let mut rest = &mut contents[..];
+        for run in &buffer.runs {
+            let (part, behind) = rest.split_at_mut(run.bytes as usize);
+            self.read_raw(run.sector, part)?;
+            rest = behind;
+        }
+        let kind = verify(kinds, &self.geometry, buffer.sector(), &contents)?;
+        *buffer.contents.write() = contents;
+        buffer.state.store(READY + kind as u32, Ordering::Release);
+        Ok(())
+    }
+    /// Read bytes from the device, past the cache. Whole sectors.
+    ///
+    /// # Errors
+    /// The device's, no memory.
+    pub fn read_raw(&self, sector: Sector, dst: &mut [u8]) -> Result<(), ReadError> {
+        let mut at = sector;
+        let mut rest = dst;
+        while !rest.is_empty() {
+            let bounce = Bounce::new(self, rest.len().min(CHUNK_BYTES));
+            let len = rest.len().min(bounce.pages.len() * PAGE_SIZE);
+            let (part, behind) = rest.split_at_mut(len);
+            self.queue
+                .read_sync(at, Segment::cover(&bounce.pages, len), BioFlags::META)
+                .map_err(ReadError::Io)?;
+            for (chunk, page) in part.chunks_mut(PAGE_SIZE).zip(&bounce.pages) {
+                page.read(0, chunk);
+            }
+            at = Sector(at.0 + len as u64 / SECTOR_SIZE);
+            rest = behind;
+        }
+        Ok(())
+    }
+    /// The device's unit of transfer.
+    pub fn device_block_bytes(&self) -> usize {
+        (self.queue.info().logical_block_bytes as usize).max(SECTOR_SIZE as usize)
+    }
+    /// Drop up to `buffers` blocks that nobody holds; how many were dropped.
+    pub fn shrink(&self, buffers: usize) -> usize {
+        evict(&mut self.index.lock(), buffers, |_| true)
+    }
+    /// What the cache did so far and holds now.
+    pub fn statistics(&self) -> BufferStatistics {
+        let index = self.index.lock();
+        BufferStatistics {
+            hits: self.hits.load(Ordering::Relaxed),
+            reads: self.reads.load(Ordering::Relaxed),
+            buffers: index.buffers.len(),
+            bytes: index.bytes,
+        }
+    }
+}
+
+/// Zeroed memory whose size came from the disk (bounded, but not small).
+fn zeroed(bytes: usize) -> Result<Box<[u8]>, Error> {
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(bytes).map_err(|_| Error::NoMemory)?;
+    memory.resize(bytes, 0);
+    Ok(memory.into_boxed_slice())
+}
+
+/// Drop up to `most` unused buffers while `wanted`. New holders come only from the
+/// index, which the caller has locked: a count of one stays one.
+fn evict(index: &mut Index, most: usize, wanted: impl Fn(&Index) -> bool) -> usize {
+    let mut dropped = 0;
+    // Twice round: the first time may only clear the marks.
+    let mut steps = 2 * index.buffers.len();
+    while steps > 0 && dropped < most && wanted(index) {
+        steps -= 1;
+        let behind = (Bound::Excluded(index.hand), Bound::Unbounded);
+        let next = index.buffers.range(behind).next().or_else(|| index.buffers.iter().next());
+        let Some((&key, buffer)) = next else { break };
+        index.hand = key;
+        if buffer.referenced.swap(false, Ordering::Relaxed) || Arc::strong_count(buffer) > 1 {
+            continue;
+        }
+        index.buffers.remove(&key);
+        index.bytes -= key.1 as usize;
+        dropped += 1;
+    }
+    dropped
+}
+
+/// Pages to read into: fresh ones, or, when memory is out, the cache's reserve.
+struct Bounce<'a> {
+    cache: &'a BufferCache,
+    pages: Vec<Page>,
+    reserved: bool,
+}
+
+impl<'a> Bounce<'a> {
+    fn new(cache: &'a BufferCache, bytes: usize) -> Self {
+        let wanted = bytes.div_ceil(PAGE_SIZE);
+        let pages: Vec<Page> = (0..wanted).map_while(|_| cache.memory.alloc_page()).collect();
+        if !pages.is_empty() {
+            return Self { cache, pages, reserved: false };
+        }
+        let mut reserve = cache.returned.wait_until(cache.reserve.lock(), |r| !r.is_empty());
+        let pages = core::mem::take(&mut *reserve);
+        drop(reserve);
+        Self { cache, pages, reserved: true }
+    }
+}
+
+impl Drop for Bounce<'_> {
+    fn drop(&mut self) {
+        if self.reserved {
+            *self.cache.reserve.lock() = core::mem::take(&mut self.pages);
+            self.cache.returned.notify_all();
+        }
+    }
+}

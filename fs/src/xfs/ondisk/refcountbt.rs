@@ -1,0 +1,53 @@
+//! Records of the reference count tree: which blocks are shared, which are staged for
+//! copy on write.
+
+use super::btree::Record;
+use super::{Be32, be32, on_disk};
+
+/// "R3FC".
+pub const MAGIC: u32 = 0x5233_4643;
+/// Flag in `start`: blocks staged for copy on write.
+pub const COW: u32 = 1 << 31;
+
+on_disk! {
+    /// A record's bytes.
+    View, 12 bytes {
+        start: Be32 = 0,
+        count: Be32 = 4,
+        references: Be32 = 8,
+    }
+}
+
+/// A run of blocks with the same number of owners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refcount {
+    /// Staged for copy on write; such records lie behind all others.
+    pub cow: bool,
+    /// First block.
+    pub start: u32,
+    /// Blocks.
+    pub count: u32,
+    /// Owners.
+    pub references: u32,
+}
+
+impl Record for Refcount {
+    const BYTES: usize = View::SIZE;
+    const KEY_BYTES: usize = 4;
+    type Key = u32;
+    fn decode(bytes: &[u8]) -> Self {
+        let start = be32(bytes, 0).unwrap_or(0);
+        Self {
+            cow: start & COW != 0,
+            start: start & !COW,
+            count: be32(bytes, 4).unwrap_or(0),
+            references: be32(bytes, 8).unwrap_or(0),
+        }
+    }
+    fn key(&self) -> u32 {
+        self.start | if self.cow { COW } else { 0 }
+    }
+    fn decode_key(bytes: &[u8]) -> u32 {
+        be32(bytes, 0).unwrap_or(0)
+    }
+}
