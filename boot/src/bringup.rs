@@ -70,7 +70,7 @@ pub extern "C" fn main(start_info: u64, entry_tsc: u64) -> ! {
         "{} processors ({}), {} MiB, {} kHz, up after {} us",
         cpus.len(),
         machine.source,
-        frames::total_count() * PAGE_SIZE as u64 >> 20,
+        (frames::total_count() * PAGE_SIZE as u64) >> 20,
         time::tsc_per_ms(),
         time::now_ns() / 1000
     );
@@ -128,10 +128,8 @@ fn for_each_free(range: Range, reserved: &[Range], give: &mut dyn FnMut(Range)) 
 unsafe fn init_memory(boot: &BootInfo) {
     let page = PAGE_SIZE as u64;
     let limit = boot.ram().map(|r| r.end).max().unwrap_or(0);
-    let page_range = |r: Range| Range {
-        start: r.start & !(page - 1),
-        end: r.end.next_multiple_of(page),
-    };
+    let page_range =
+        |r: Range| Range { start: r.start & !(page - 1), end: r.end.next_multiple_of(page) };
     let image = Range { start: IMAGE_START, end: layout::image().end - layout::IMAGE };
     let mut reserved = [
         Range { start: 0, end: LOW_MEMORY },
@@ -146,8 +144,7 @@ unsafe fn init_memory(boot: &BootInfo) {
     let mut table = None;
     for range in boot.ram() {
         for_each_free(range, &reserved, &mut |free| {
-            if table.is_none() && free.end - free.start >= table_bytes && free.end <= BOOT_MAPPED
-            {
+            if table.is_none() && free.end - free.start >= table_bytes && free.end <= BOOT_MAPPED {
                 table = Some(Range { start: free.start, end: free.start + table_bytes });
             }
         });

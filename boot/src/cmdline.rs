@@ -5,8 +5,18 @@ use alloc::vec::Vec;
 
 /// Words bring-up and `init` know. Others are warned about and ignored.
 const KNOWN: [&str; 12] = [
-    "log", "page_cache", "ro", "cmd", "script", "shell", "mainjob", "selftest", "noroot", "seed",
-    "watchdog", "race",
+    "log",
+    "page_cache",
+    "ro",
+    "cmd",
+    "script",
+    "shell",
+    "mainjob",
+    "selftest",
+    "noroot",
+    "seed",
+    "watchdog",
+    "race",
 ];
 
 /// The command line's words.

@@ -37,7 +37,7 @@ pub fn main_thread(
 ) {
     system::mark("kernel");
     if command_line.has("selftest") {
-        exit(selftest::run(command_line.value("selftest")));
+        exit(selftest::run(command_line.value("selftest"), command_line.text()));
     }
     let devices = devices::find(command_line.text());
     system::mark("devices");
@@ -134,7 +134,7 @@ fn run(context: &mut Context, command_line: &CommandLine, script: Option<&[u8]>)
     } else if command_line.has("script") {
         script::run_script(context, script.unwrap_or_default())
     } else if command_line.has("shell") {
-        shell::run_shell(context)
+        shell::interact(context)
     } else if command_line.has("mainjob") {
         holdfast_commands::run(context, &[b"mainjob".to_vec()])
     } else {

@@ -106,8 +106,7 @@ pub unsafe fn read(address: u64) -> BootInfo {
         // SAFETY: there is a first one.
         let module = unsafe { &*direct(info.modules).cast::<Module>() };
         if module.size > 0 {
-            boot.module =
-                Some(Range { start: module.address, end: module.address + module.size });
+            boot.module = Some(Range { start: module.address, end: module.address + module.size });
         }
     }
     // SAFETY: a zero-terminated string, by PVH.

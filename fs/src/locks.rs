@@ -5,6 +5,7 @@
 //!
 //! | rank | lock | protects | held by |
 //! |-----:|------|----------|---------|
+//! | 5 | `SHRINKERS` | who else can free memory | reclaim thread |
 //! | 10 | `FD_TABLE` | a process's descriptors and working directory | open, close, dup, chdir |
 //! | 15 | `FILE_POS` | an open file's position and readahead state | read, write, lseek, getdents |
 //! | 30 | `IOLOCK` | file contents against writers; directory entries | read (shared), write, truncate |
@@ -40,6 +41,8 @@ macro_rules! classes {
 }
 
 classes! {
+    /// Who besides the page cache can free memory.
+    SHRINKERS = new(5);
     /// Descriptors and working directory of a process.
     FD_TABLE = new(10);
     /// Position of an open file.

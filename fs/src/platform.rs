@@ -4,6 +4,7 @@
 //! host with ordinary memory and a simulated table ([`host`]).
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 /// Bytes in a page, and in a folio.
 pub const PAGE_SIZE: usize = 4096;
@@ -34,6 +35,10 @@ pub type Page = Arc<dyn PageFrame>;
 pub trait Memory: Send + Sync {
     /// A page with undefined contents, or nothing when memory is out.
     fn alloc_page(&self) -> Option<Page>;
+    /// Up to `count` pages at once, appended to `pages`.
+    fn alloc_pages(&self, count: usize, pages: &mut Vec<Page>) {
+        pages.extend((0..count).map_while(|_| self.alloc_page()));
+    }
     /// Pages that could be allocated now.
     fn free_pages(&self) -> u64;
     /// Pages there are in all.

@@ -53,12 +53,12 @@ fn stores_into_a_shared_mapping_and_write_see_each_other() {
     let w = world(8, 0, 64);
     let ra = Stack::readahead();
     let va = w.map(8 * PAGE_SIZE, 0, RW, MapFlags::SHARED);
-    w.store(va.add(4000), b"stored across a page border, and then some more bytes").unwrap();
-    assert_eq!(&w.stack.read(&ra, 4000, 6).unwrap(), b"stored");
-    w.stack.write(4002, b"WRITTEN").unwrap();
-    assert_eq!(&w.load(va.add(4000), 11).unwrap(), b"stWRITTENro");
+    w.store(va.add(4080), b"stored across a page border, and then some more bytes").unwrap();
+    assert_eq!(&w.stack.read(&ra, 4080, 6).unwrap(), b"stored");
+    w.stack.write(4082, b"WRITTEN").unwrap();
+    assert_eq!(&w.load(va.add(4080), 11).unwrap(), b"stWRITTENro");
     let other = w.map(PAGE_SIZE, 0, Prot::READ, MapFlags::SHARED);
-    assert_eq!(&w.load(other.add(4000), 4).unwrap(), b"stWR");
+    assert_eq!(&w.load(other.add(4080), 4).unwrap(), b"stWR");
     assert_eq!(w.stack.mapping.dirty_pages(), 2);
 }
 
@@ -253,6 +253,101 @@ fn file_arguments_are_checked() {
         w.space.madvise(VirtAddr(0x1000_0000), 4096, Advice::WillNeed),
         Err(Error::NoMemory)
     );
+}
+
+/// What a model knows of one page of the address space.
+#[derive(Clone, Copy, PartialEq)]
+enum Slot {
+    Free,
+    Zeros(u8),
+    Shared(usize),
+    Private(usize, Option<u8>),
+}
+
+/// Mapping, cutting, replacing and forgetting at random: every page shows what it should.
+#[test]
+fn random_areas_match_a_model() {
+    const WINDOW: usize = 96;
+    let w = world(64, 0, 256);
+    let base = VirtAddr(0x4000_0000);
+    let mut file: Vec<u8> = (0..64u64).map(|page| (page * 4) as u8).collect();
+    let mut model = [Slot::Free; WINDOW];
+    let mut rng = Rng(4242);
+    for round in 0..8000u64 {
+        let first = rng.below(WINDOW as u64) as usize;
+        let pages = (1 + rng.below(20) as usize).min(WINDOW - first);
+        let va = base.add(first as u64 * PAGE);
+        let range = first..first + pages;
+        let index = rng.below(64 - pages as u64) as usize;
+        let map = |flags: MapFlags, opened: Option<Arc<dyn MappedFile>>| {
+            let (len, prot, flags) = (pages * PAGE_SIZE, RW, flags | MapFlags::FIXED);
+            let offset = index as u64 * PAGE;
+            let request = MapRequest { addr: va, len, prot, flags, file: opened, offset };
+            assert_eq!(w.space.mmap(request), Ok(va));
+        };
+        let opened: Arc<dyn MappedFile> = w.file.clone();
+        match rng.below(12) {
+            0 => {
+                map(MapFlags::PRIVATE | MapFlags::ANONYMOUS, None);
+                model[range].fill(Slot::Zeros(0));
+            }
+            1 => {
+                map(MapFlags::SHARED, Some(opened));
+                range.for_each(|n| model[n] = Slot::Shared(index + n - first));
+            }
+            2 => {
+                map(MapFlags::PRIVATE, Some(opened));
+                range.for_each(|n| model[n] = Slot::Private(index + n - first, None));
+            }
+            3 => {
+                w.space.munmap(va, pages * PAGE_SIZE).unwrap();
+                model[range].fill(Slot::Free);
+            }
+            4 => {
+                let complete = model[range.clone()].iter().all(|s| *s != Slot::Free);
+                let done = w.space.madvise(va, pages * PAGE_SIZE, Advice::DontNeed);
+                assert_eq!(done, if complete { Ok(()) } else { Err(Error::NoMemory) });
+                for slot in &mut model[range] {
+                    match slot {
+                        Slot::Zeros(value) => *value = 0,
+                        Slot::Private(_, copy) => *copy = None,
+                        Slot::Free | Slot::Shared(_) => {}
+                    }
+                }
+            }
+            5 => {
+                w.stack.sync();
+                w.stack.mapping.drop_clean(0..u64::MAX);
+            }
+            6..9 => {
+                let value = round as u8;
+                let stored = w.store(va.add(100), &[value]);
+                assert_eq!(stored.is_err(), model[first] == Slot::Free);
+                match &mut model[first] {
+                    Slot::Free => {}
+                    Slot::Zeros(byte) => *byte = value,
+                    Slot::Shared(page) => file[*page] = value,
+                    Slot::Private(_, copy) => *copy = Some(value),
+                }
+            }
+            _ => {
+                let want = match model[first] {
+                    Slot::Free => Err(Signal::Segv),
+                    Slot::Zeros(value) => Ok(vec![value]),
+                    Slot::Shared(page) | Slot::Private(page, None) => Ok(vec![file[page]]),
+                    Slot::Private(_, Some(value)) => Ok(vec![value]),
+                };
+                assert_eq!(w.load(va.add(100), 1), want, "round {round}");
+            }
+        }
+    }
+    w.space.clear();
+    w.stack.sync();
+    for (page, value) in file.iter().enumerate() {
+        assert_eq!(w.on_disk(page as u64 * PAGE + 100, 1), [*value]);
+    }
+    w.assert_droppable();
+    assert_eq!(w.memory.free_pages(), w.memory.total_pages(), "a private page leaked");
 }
 
 /// Far more mapped data than cache: stores survive writeback, eviction and refault.

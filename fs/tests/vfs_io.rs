@@ -330,6 +330,24 @@ fn each_open_file_hears_of_a_writeback_error_once() {
 }
 
 #[test]
+fn the_file_system_tells_its_errors_too() {
+    let m = Machine::new();
+    let p = &m.process;
+    let fd = m.rw("/f");
+    p.pwrite(fd, b"doomed", 0).unwrap();
+    m.faults.inject(Fault::After { op: Op::Write, n: 0 });
+    p.sync();
+    m.faults.clear();
+    assert_eq!(errno(p.syncfs(fd)), EIO);
+    assert_eq!(p.syncfs(fd), Ok(()));
+    assert_eq!(errno(p.fsync(fd)), EIO, "an error of its own for every open file");
+    p.pwrite(fd, b"doomed", 0).unwrap();
+    m.faults.inject(Fault::After { op: Op::Write, n: 0 });
+    p.exit();
+    assert_eq!(m.fs.unmount(), Err(holdfast_fs::Error::Io), "nobody was told");
+}
+
+#[test]
 fn a_read_error_is_told_and_passes() {
     let m = Machine::new();
     let p = &m.process;
@@ -421,5 +439,50 @@ fn synchronous_files_are_on_disk_when_write_returns() {
     let mut sector = [0; 1024];
     m.disk.peek(Sector(at / 512), &mut sector);
     assert_eq!(&sector[(at % 512) as usize..][..7], b"durable");
+    m.finish();
+}
+
+#[test]
+fn fsync_asks_nothing_of_the_device_when_nothing_is_new() {
+    let m = Machine::new();
+    let p = &m.process;
+    let fd = m.rw("/f");
+    let requests = || {
+        let s = m.queue.statistics();
+        (s.write.requests, s.flush.requests)
+    };
+    p.pwrite(fd, &[1; 100], 0).unwrap();
+    assert_eq!(requests(), (0, 0), "a cached write starts no I/O");
+    p.fsync(fd).unwrap();
+    assert_eq!(requests(), (1, 1));
+    p.fsync(fd).unwrap();
+    assert_eq!(requests(), (1, 1), "nothing new");
+    p.pwrite(fd, &[2; 100], 0).unwrap();
+    p.fdatasync(fd).unwrap();
+    assert_eq!(requests(), (2, 2));
+    // What writeback wrote by itself is not durable before a flush.
+    p.pwrite(fd, &[3; 100], 0).unwrap();
+    p.sync_file_range(fd, 0, 0, SyncRange::WRITE | SyncRange::WAIT_AFTER).unwrap();
+    assert_eq!(requests(), (3, 2));
+    p.fsync(fd).unwrap();
+    assert_eq!(requests(), (3, 3));
+    m.finish();
+}
+
+#[test]
+fn unused_inodes_leave_and_come_back() {
+    let m = Machine::new();
+    for n in 0..300 {
+        m.process.stat(format!("/many/entry-number-{n:04}").as_bytes()).unwrap();
+    }
+    let fd = m.rw("/f");
+    m.process.pwrite(fd, b"dirty", 0).unwrap();
+    assert!(m.fs.cached_inodes() > 300);
+    assert!(m.fs.shrink(100) >= 100);
+    assert!(m.fs.cached_inodes() < 250);
+    m.process.close(fd).unwrap();
+    m.fs.evict(usize::MAX);
+    assert!(m.fs.cached_inodes() <= 1, "the working directory alone is in use");
+    assert_eq!(&m.read_file("/f")[..5], b"dirty");
     m.finish();
 }

@@ -11,15 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use holdfast_fs::block::{
-    Bio, BioFlags, BlockDevice, DeviceInfo, MemDisk, Op, Queue,
-};
+use holdfast_fs::block::{Bio, BioFlags, BlockDevice, DeviceInfo, MemDisk, Op, Queue};
 use holdfast_fs::platform::host::HostMemory;
 use holdfast_fs::xfs::ondisk::bmbt::Extent;
-use holdfast_fs::xfs::types::AgNumber;
 use holdfast_fs::xfs::{ForkKind, Ino, Mount, MountError, MountOptions};
 use holdfast_fs::{Error, Result};
 use xfs_support::craft::{self, Craft};
+use xfs_support::exercise::{exercise, groups};
 use xfs_support::mutate::{Region, mutate};
 use xfs_support::walk::{self, Object};
 use xfs_support::{Scratch, disk_over, mount_disk};
@@ -103,44 +101,6 @@ fn baseline(image: Vec<u8>) -> Baseline {
     assert_eq!(groups(&mount), Vec::new(), "undamaged groups");
     all.extend(recorder.reads.lock().expect("reads").iter().copied());
     Baseline { image, regions: all.into_iter().collect(), objects }
-}
-
-/// Read everything the groups' headers and trees say.
-fn groups(mount: &Arc<Mount>) -> Vec<Error> {
-    let mut errors = Vec::new();
-    for ag in (0..mount.geometry().ag_count).map(AgNumber) {
-        let results = [
-            mount.agfl(ag).map(|_| ()),
-            mount.free_by_block(ag, &mut |_| true),
-            mount.free_by_size(ag, &mut |_| true),
-            mount.inode_chunks(ag, false, &mut |_| true),
-            mount.inode_chunks(ag, true, &mut |_| true),
-            mount.reverse_mappings(ag, &mut |_| true),
-            mount.reference_counts(ag, None, &mut |_| true),
-        ];
-        errors.extend(results.into_iter().filter_map(Result::err));
-    }
-    errors
-}
-
-/// Do everything with a damaged image; the structures found damaged.
-fn exercise(mount: &Arc<Mount>) -> Vec<Error> {
-    let tree = walk::tree(mount);
-    let mut errors: Vec<Error> = tree.errors.into_iter().map(|(_, e)| e).collect();
-    for object in tree.objects.values() {
-        let Ok(inode) = mount.inode(object.ino) else { continue };
-        for kind in [ForkKind::Data, ForkKind::Attr] {
-            errors.extend(inode.extents(kind, 0, u64::MAX, &mut |_| true).err());
-        }
-        use holdfast_fs::iomap::{Ops, Purpose};
-        errors.extend(inode.prepare_write(0, object.attributes.size).err());
-        errors.extend(inode.begin(object.attributes.size / 2, 1, Purpose::Read).err());
-        errors.extend(inode.lookup(b"no such name").err());
-        errors.extend(inode.getxattr(b"user.no-such-name").err());
-    }
-    errors.extend(groups(mount));
-    let _ = (mount.statfs(), mount.describe());
-    errors
 }
 
 fn open(baseline: &Baseline, region: Region, bytes: &[u8]) -> Result<Arc<Mount>, MountError> {
@@ -288,8 +248,7 @@ const EVERYWHERE: &[&str] = &[
 #[test]
 fn damaged_images_with_small_blocks() {
     let scratch = Scratch::new("xfs-hostile-1k");
-    let options =
-        ["-b", "size=1024", "-m", "rmapbt=1,reflink=1", "-d", "agcount=2"];
+    let options = ["-b", "size=1024", "-m", "rmapbt=1,reflink=1", "-d", "agcount=2"];
     let baseline = baseline(craft::image(&scratch, "image", 36, &options));
     let tally = campaign("1 KiB blocks", &baseline, 3000, 1);
     check_tally(&tally, EVERYWHERE);

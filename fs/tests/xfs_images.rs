@@ -32,7 +32,7 @@ const GEOMETRIES: &[(&[&str], u64)] = &[
     (&["-m", "finobt=0,reflink=0,bigtime=0,inobtcount=0,rmapbt=0", "-i", "sparse=0"], 40),
     (&["-m", "bigtime=0,inobtcount=0"], 40),
     (&["-d", "su=64k,sw=4", "-l", "su=64k"], 64),
-    (&["-d", "su=256k,sw=2", "-l", "su=256k"], 64),
+    (&["-d", "su=256k,sw=2,agcount=2", "-l", "su=256k"], 128),
     (&["-l", "su=4096"], 40),
     (&["-n", "version=ci"], 40),
     (&["-L", "twelve-chars", "-m", "uuid=12345678-1234-1234-1234-123456789abc"], 40),

@@ -20,8 +20,7 @@ pub use crate::arch::ioapic::Trigger;
 pub type Handler = Box<dyn Fn() + Send + Sync>;
 
 /// A registered handler: never freed, as devices stay.
-static HANDLERS: [AtomicPtr<Handler>; 256] =
-    [const { AtomicPtr::new(core::ptr::null_mut()) }; 256];
+static HANDLERS: [AtomicPtr<Handler>; 256] = [const { AtomicPtr::new(core::ptr::null_mut()) }; 256];
 static COUNTS: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
 static NEXT: SpinLock<u8> = SpinLock::new(trap::DEVICE_VECTORS.start);
 static SPURIOUS: AtomicU64 = AtomicU64::new(0);

@@ -32,7 +32,13 @@ pub struct Context {
 impl Context {
     /// A context with an empty output buffer.
     pub fn new(process: Arc<Process>, system: Arc<dyn System>) -> Self {
-        Self { process, system, name: "holdfast".to_string(), buffer: Vec::new(), write_error: None }
+        Self {
+            process,
+            system,
+            name: "holdfast".to_string(),
+            buffer: Vec::new(),
+            write_error: None,
+        }
     }
     /// One for another thread of the same process.
     pub fn fork(&self) -> Self {

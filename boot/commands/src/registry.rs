@@ -17,13 +17,19 @@ struct Command {
     help: &'static str,
 }
 
-const fn command(name: &'static str, main: Main, usage: &'static str, help: &'static str) -> Command {
+const fn command(
+    name: &'static str,
+    main: Main,
+    usage: &'static str,
+    help: &'static str,
+) -> Command {
     Command { name, main, usage, help }
 }
 
 static COMMANDS: &[Command] = &[
     command("bench", bench::main, "[raw|insn|scaling] [--size MB] [CASE…]", "measure"),
     command("cat", files::cat::main, "[FILE|-]…", "copy files to standard output"),
+    command("cd", files::simple::cd, "[DIR]", "change the working directory"),
     command("cksum", files::cksum::main, "[FILE]…", "CRC and size of files"),
     command("df", files::df::main, "[-h] [FILE]…", "space of the file system"),
     command("dmesg", status::dmesg, "", "the kernel log"),
@@ -31,21 +37,47 @@ static COMMANDS: &[Command] = &[
     command("echo", files::simple::echo, "[-n] [-e] [WORD]…", "print words"),
     command("false", files::simple::no, "", "do nothing, unsuccessfully"),
     command("free", status::free, "[-b|-k|-m|-h]", "where memory is"),
-    command("getfattr", files::getfattr::main, "[-dh] [-m PATTERN] [-n NAME] [-e hex|text|base64] [--absolute-names] FILE…", "extended attributes"),
+    command(
+        "getfattr",
+        files::getfattr::main,
+        "[-dh] [-m PATTERN] [-n NAME] [-e hex|text|base64] [--absolute-names] FILE…",
+        "extended attributes",
+    ),
     command("help", help, "[COMMAND]", "this list"),
-    command("hexdump", files::hexdump::main, "[-C] [-v] [-n LENGTH] [-s OFFSET] [FILE]…", "bytes in hexadecimal"),
+    command(
+        "hexdump",
+        files::hexdump::main,
+        "[-C] [-v] [-n LENGTH] [-s OFFSET] [FILE]…",
+        "bytes in hexadecimal",
+    ),
     command("ls", files::ls::main, "[-1adilnRr] [FILE]…", "list directories"),
-    command("mainjob", mainjob::main, "[--seed N] [--quick] [DIR]", "overwrite files under memory pressure, verify, report"),
+    command(
+        "mainjob",
+        mainjob::main,
+        "[--seed N] [DIR]",
+        "overwrite files under memory pressure, verify, report",
+    ),
     command("mount", status::mount, "", "mounted file systems and their features"),
     command("ps", status::ps, "", "threads"),
+    command("pwd", files::simple::pwd, "", "the working directory"),
     command("readlink", files::readlink::main, "[-efmnz] FILE…", "the target of a symbolic link"),
     command("sha256sum", files::sha256sum::main, "[-r DIR] [FILE]…", "SHA-256 digests"),
     command("sleep", files::simple::sleep, "SECONDS…", "wait"),
-    command("stat", files::stat::main, "[-L] [-c FORMAT|--printf FORMAT] FILE…", "what the file system knows of a file"),
+    command(
+        "stat",
+        files::stat::main,
+        "[-L] [-c FORMAT|--printf FORMAT] FILE…",
+        "what the file system knows of a file",
+    ),
     command("sync", status::sync, "", "write what is dirty"),
     command("true", files::simple::yes, "", "do nothing, successfully"),
     command("uptime", status::uptime, "", "time since the start, and where it went at boot"),
-    command("xfs_io", xfs_io::main, "[-adfrsx] [-c CMD]… [FILE]…", "exercise files: see 'xfs_io -c help'"),
+    command(
+        "xfs_io",
+        xfs_io::main,
+        "[-adfrsx] [-c CMD]… [FILE]…",
+        "exercise files: see 'xfs_io -c help'",
+    ),
 ];
 
 /// The names of all commands, sorted.

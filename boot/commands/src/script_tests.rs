@@ -54,8 +54,7 @@ fn sh(line: &[u8]) -> Option<Vec<Vec<u8>>> {
     if !output.status.success() {
         return None;
     }
-    let mut words: Vec<Vec<u8>> =
-        output.stdout.split(|&b| b == 0).map(<[u8]>::to_vec).collect();
+    let mut words: Vec<Vec<u8>> = output.stdout.split(|&b| b == 0).map(<[u8]>::to_vec).collect();
     words.pop();
     words.remove(0);
     Some(words)
@@ -65,7 +64,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn any_line_splits_as_in_sh(line in r#"[ab\\'"# \t%=/é-]{0,24}"#) {
+    fn any_line_splits_as_in_sh(line in r##"[ab\\'"# \t%=/é-]{0,24}"##) {
         // What sh joins with the next line (a backslash at the end) is no line of ours.
         let odd_tail = line.bytes().rev().take_while(|&b| b == b'\\').count() % 2 == 1;
         prop_assume!(!odd_tail);

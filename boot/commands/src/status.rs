@@ -1,9 +1,6 @@
 //! Commands that show or steer the kernel: `ps`, `free`, `uptime`, `dmesg`, `mount`,
 //! `sync`, `drop_caches`.
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use crate::context::{Context, Status};
 use crate::{date, options, out, text};
 
@@ -13,7 +10,15 @@ pub fn ps(cx: &mut Context, _: &[&[u8]]) -> Status {
     out!(cx, "  TID S CPU PRI        SWITCHES     TIME NAME             WAITS-FOR\n");
     for t in threads {
         let (s, ms) = (t.run_ns / 1_000_000_000, t.run_ns / 1_000_000 % 1000);
-        out!(cx, "{:>5} {} {:>3} {:<8} {:>10} {s:>4}.{ms:03} ", t.id, t.state, t.cpu, t.priority, t.switches);
+        out!(
+            cx,
+            "{:>5} {} {:>3} {:<8} {:>10} {s:>4}.{ms:03} ",
+            t.id,
+            t.state,
+            t.cpu,
+            t.priority,
+            t.switches
+        );
         let line = alloc::format!("{:<16} {}", t.name, t.waits_for);
         out!(cx, "{}\n", line.trim_end());
     }
@@ -43,7 +48,8 @@ pub fn free(cx: &mut Context, argv: &[&[u8]]) -> Status {
         out!(cx, "{:>12}", show(kib));
     }
     out!(cx, "\nHeap:   ");
-    for kib in [m.heap_total_kib, m.heap_used_kib, m.heap_total_kib.saturating_sub(m.heap_used_kib)] {
+    for kib in [m.heap_total_kib, m.heap_used_kib, m.heap_total_kib.saturating_sub(m.heap_used_kib)]
+    {
         out!(cx, "{:>12}", show(kib));
     }
     out!(cx, "\nCache:  {:>12}{:>12}", show(m.cache_limit_kib), show(m.cached_kib));
@@ -55,7 +61,8 @@ pub fn free(cx: &mut Context, argv: &[&[u8]]) -> Status {
 
 /// `uptime`
 pub fn uptime(cx: &mut Context, _: &[&[u8]]) -> Status {
-    let now = date::Date::from_seconds((cx.process.environment().wall_clock_ns() / 1_000_000_000) as i64);
+    let now =
+        date::Date::from_seconds((cx.process.environment().wall_clock_ns() / 1_000_000_000) as i64);
     let up = cx.system.uptime_ns();
     let seconds = up / 1_000_000_000;
     out!(cx, " {:02}:{:02}:{:02} up ", now.hour, now.minute, now.second);
@@ -80,7 +87,8 @@ pub fn dmesg(cx: &mut Context, _: &[&[u8]]) -> Status {
 /// `mount`: what is mounted, with its features below.
 pub fn mount(cx: &mut Context, argv: &[&[u8]]) -> Status {
     if argv.len() > 1 {
-        return cx.usage(format_args!("the root is mounted by the boot; this command only shows"), 1);
+        return cx
+            .usage(format_args!("the root is mounted by the boot; this command only shows"), 1);
     }
     for m in cx.system.mounts() {
         out!(cx, "{} on {} type {} ({})\n", m.source, m.target, m.fs_type, m.options);
@@ -108,14 +116,4 @@ pub fn drop_caches(cx: &mut Context, _: &[&[u8]]) -> Status {
             1
         }
     }
-}
-
-/// Names and values in two columns, for summaries.
-pub fn table(rows: &[(String, String)]) -> Vec<u8> {
-    let width = rows.iter().map(|r| r.0.chars().count()).max().unwrap_or(0);
-    let mut out = Vec::new();
-    for (name, value) in rows {
-        out.extend_from_slice(alloc::format!("{name:<width$}  {value}\n").as_bytes());
-    }
-    out
 }

@@ -1,28 +1,42 @@
 //! A virtio console as a stream of bytes.
 
-use holdfast_drivers::virtio::console::Console;
+use alloc::vec::Vec;
+
+use holdfast_drivers::virtio::console::Port;
 use holdfast_fs::vfs::CharDevice;
 use holdfast_fs::{Error, Result};
 
+/// The ports that carry standard input and output, where they are two.
+const INPUT: &str = "stdin";
+const OUTPUT: &str = "stdout";
+
 /// The console the host's command line is connected to: file descriptors 0 and 1.
-pub struct ConsoleStream(Console);
+pub struct ConsoleStream {
+    /// The device's ports; at least one.
+    ports: Vec<Port>,
+    input: usize,
+    output: usize,
+}
 
 impl ConsoleStream {
-    /// The stream of this console.
-    pub const fn new(console: Console) -> Self {
-        Self(console)
+    /// The stream over these ports: those called stdin and stdout, where there is none such
+    /// the first. Nothing without ports.
+    pub fn new(ports: Vec<Port>) -> Option<Self> {
+        let named = |name: &str| ports.iter().position(|p| p.name() == name).unwrap_or(0);
+        let (input, output) = (named(INPUT), named(OUTPUT));
+        (!ports.is_empty()).then_some(Self { ports, input, output })
     }
     /// Wait until everything written has left the machine.
     pub fn drain(&self) {
-        self.0.drain();
+        self.ports[self.output].drain();
     }
 }
 
 impl CharDevice for ConsoleStream {
     fn read(&self, buffer: &mut [u8]) -> Result<usize> {
-        Ok(self.0.read(buffer))
+        Ok(self.ports[self.input].read(buffer))
     }
     fn write(&self, buffer: &[u8]) -> Result<usize> {
-        if self.0.write(buffer) { Ok(buffer.len()) } else { Err(Error::Io) }
+        if self.ports[self.output].write(buffer) { Ok(buffer.len()) } else { Err(Error::Io) }
     }
 }

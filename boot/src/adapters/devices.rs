@@ -6,8 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use holdfast_drivers::hardware;
-use holdfast_drivers::virtio::console::Console;
-use holdfast_drivers::virtio::{DeviceType, discover};
+use holdfast_drivers::virtio::{DeviceType, console, discover};
 use holdfast_fs::block::BlockDevice;
 
 use super::block::VirtioDisk;
@@ -53,8 +52,8 @@ pub fn find(command_line: &str) -> Devices {
                     devices.disks.push(Arc::new(disk));
                 })
             }
-            DeviceType::Console if devices.console.is_none() => Console::new(device)
-                .map(|c| devices.console = Some(Arc::new(ConsoleStream::new(c)))),
+            DeviceType::Console if devices.console.is_none() => console::start(device)
+                .map(|ports| devices.console = ConsoleStream::new(ports).map(Arc::new)),
             _ => Ok(()),
         };
         if let Err(e) = failed {

@@ -94,8 +94,7 @@ impl HardwareTable {
 impl PageTable for HardwareTable {
     fn map(&self, va: VirtAddr, page: &Page, writable: bool) -> Result<(), OutOfMemory> {
         let protection = if writable { Protection::WRITE } else { Protection::empty() };
-        let old =
-            self.space.map(va.0, page.phys_addr(), protection).map_err(|_| OutOfMemory)?;
+        let old = self.space.map(va.0, page.phys_addr(), protection).map_err(|_| OutOfMemory)?;
         // Another page, or fewer rights: nobody may go on using what was there.
         if old.is_some_and(|o| o.phys() != page.phys_addr() || (o.writable() && !writable)) {
             self.space.flush(va.0, 1);

@@ -24,9 +24,7 @@ static CLASS: LockClass = LockClass::new("selftest", 1);
 const ROUNDS: usize = 4000;
 
 /// Run the same on two threads a processor.
-fn everywhere<T: Send + 'static>(
-    work: impl Fn(u64) -> T + Send + Sync + 'static,
-) -> Vec<T> {
+fn everywhere<T: Send + 'static>(work: impl Fn(u64) -> T + Send + Sync + 'static) -> Vec<T> {
     let work = Arc::new(work);
     let threads: Vec<_> = (0..percpu::count() as u64 * 2)
         .map(|t| {

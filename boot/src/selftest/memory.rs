@@ -21,8 +21,8 @@ pub const TESTS: &[Test] = &[
 ];
 
 const LENGTHS: [usize; 30] = [
-    0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 100, 127, 128, 129, 255, 256,
-    257, 300, 511, 777, 4096,
+    0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 100, 127, 128, 129, 255,
+    256, 257, 300, 511, 777, 4096,
 ];
 const AREA: usize = 12 * 1024;
 
@@ -40,7 +40,8 @@ fn memory_routines() -> Outcome {
         for _ in 0..12 {
             let (from, to) = (random.below(AREA - len), random.below(AREA - len));
             // Overlapping moves, half of them close together.
-            let to = if random.below(2) == 0 { (from + random.below(300)).min(AREA - len) } else { to };
+            let to =
+                if random.below(2) == 0 { (from + random.below(300)).min(AREA - len) } else { to };
             let mut moved = source.clone();
             moved.copy_within(from..from + len, to);
             let mut expected = source.clone();

@@ -7,10 +7,12 @@
 //! | [`space`] | page tables, shootdown, copies with fixups, faults that block |
 //! | [`threads`] | preemption, priorities, sleeping, interrupts, many threads |
 //! | [`locks`] | the blocking locks under stress on all processors |
+//! | [`disks`] | the disk drivers: `selftest=disk`, `readonly`, `faulty` |
 //! | [`failing`] | what must end in a report: `selftest=panic`, `stall`, `overflow`, ... |
 //!
 //! Each prints a line on COM1, then `selftest: N passed, M failed` follows.
 
+mod disks;
 mod failing;
 mod locks;
 mod memory;
@@ -41,13 +43,22 @@ macro_rules! ensure {
 use ensure;
 
 /// Run the tests that the word selects; the exit status.
-pub fn run(word: Option<&str>) -> u8 {
+pub fn run(word: Option<&str>, command_line: &str) -> u8 {
     if let Some(word) = word {
         failing::run(word);
     }
+    let disk_tests = match word.unwrap_or("").split('_').next() {
+        Some("disk") => disks::TESTS,
+        Some("readonly") => disks::READONLY,
+        Some("faulty") => disks::FAULTY,
+        _ => &[],
+    };
+    if !disk_tests.is_empty() {
+        disks::prepare(command_line);
+    }
     let filter = word.unwrap_or("");
     let (mut passed, mut failed) = (0, 0);
-    let groups = [memory::TESTS, space::TESTS, threads::TESTS, locks::TESTS];
+    let groups = [memory::TESTS, space::TESTS, threads::TESTS, locks::TESTS, disk_tests];
     for test in groups.into_iter().flatten().filter(|t| t.name.contains(filter)) {
         let start = time::now_ns();
         match (test.run)() {

@@ -81,6 +81,10 @@ const HOST_BRIDGE: DeviceFunction = DeviceFunction { bus: 0, device: 0, function
 const Q35: u32 = 0x29c0_8086;
 /// Its register that says where configuration space is mapped.
 const PCIEXBAR: u8 = 0x60;
+/// The word with vendor and device; all ones where there is no function.
+const VENDOR: u8 = 0;
+/// The word with class, subclass, programming interface and revision, from the top.
+const CLASS: u8 = 8;
 /// The word with the header type in its third byte.
 const HEADER_TYPE: u8 = 0x0c;
 /// A bridge's word with the bus behind it in its second byte.
@@ -105,7 +109,7 @@ impl Bus {
     /// Look for the bus.
     pub fn find() -> Option<Self> {
         let port = Config::Port(PortCam);
-        let id = port.read_word(HOST_BRIDGE, 0);
+        let id = port.read_word(HOST_BRIDGE, VENDOR);
         if id == u32::MAX || id == 0 {
             return None;
         }
@@ -140,13 +144,10 @@ impl Bus {
             if core::mem::replace(&mut seen[usize::from(bus)], true) {
                 continue;
             }
-            for (function, info) in self.root.enumerate_bus(bus) {
-                // A function above 0 of a device that has only one may be its reflection.
-                if function.function != 0 && !self.multifunction(function) {
-                    continue;
-                }
+            for function in self.present(bus) {
+                let info = self.info(function);
                 if info.header_type == HeaderType::PciPciBridge {
-                    let secondary = (self.config.read_word(function, SECONDARY_BUS) >> 8) as u8;
+                    let secondary = (self.read(function, SECONDARY_BUS) >> 8) as u8;
                     if secondary > bus {
                         buses.push(secondary);
                     }
@@ -157,9 +158,34 @@ impl Bus {
         found.sort_by_key(|(function, _)| *function);
         found
     }
-    fn multifunction(&self, function: DeviceFunction) -> bool {
-        let first = DeviceFunction { function: 0, ..function };
-        self.config.read_word(first, HEADER_TYPE) >> 23 & 1 == 1
+    /// The functions on one bus. Looks at functions above 0 only where there can be some: each
+    /// look leaves the virtual machine.
+    fn present(&self, bus: u8) -> Vec<DeviceFunction> {
+        let mut present = Vec::new();
+        for device in 0..32 {
+            let first = DeviceFunction { bus, device, function: 0 };
+            if self.read(first, VENDOR) == u32::MAX {
+                continue;
+            }
+            present.push(first);
+            if self.read(first, HEADER_TYPE) >> 23 & 1 == 1 {
+                let others = (1..8).map(|function| DeviceFunction { function, ..first });
+                present.extend(others.filter(|&f| self.read(f, VENDOR) != u32::MAX));
+            }
+        }
+        present
+    }
+    fn info(&self, function: DeviceFunction) -> DeviceFunctionInfo {
+        let (ids, class) = (self.read(function, VENDOR), self.read(function, CLASS));
+        DeviceFunctionInfo {
+            vendor_id: ids as u16,
+            device_id: (ids >> 16) as u16,
+            class: (class >> 24) as u8,
+            subclass: (class >> 16) as u8,
+            prog_if: (class >> 8) as u8,
+            revision: class as u8,
+            header_type: ((self.read(function, HEADER_TYPE) >> 16) as u8 & 0x7f).into(),
+        }
     }
     pub(crate) fn read(&self, function: DeviceFunction, register: u8) -> u32 {
         self.config.read_word(function, register)
@@ -167,6 +193,13 @@ impl Bus {
     /// Virtio-drivers' view of the bus.
     pub(crate) fn root(&mut self) -> &mut PciRoot<Config> {
         &mut self.root
+    }
+    /// Let the device answer at no memory BAR.
+    pub(crate) fn disable_memory(&mut self, function: DeviceFunction) {
+        let (_, command) = self.root.get_status_command(function);
+        if command.contains(Command::MEMORY_SPACE) {
+            self.root.set_command(function, command - Command::MEMORY_SPACE);
+        }
     }
     /// Let the device answer at its BARs, read and write memory, and send messages.
     pub(crate) fn enable(&mut self, function: DeviceFunction) {

@@ -84,6 +84,14 @@ impl Signal {
     pub(crate) fn wait_for<R>(&self, ready: impl FnMut() -> Option<R>) -> R {
         self.waiters.wait_until(ready)
     }
+    /// As [`Signal::wait_for`], for about so long.
+    pub(crate) fn wait_for_at_most<R>(
+        &self,
+        timeout_ns: u64,
+        ready: impl FnMut() -> Option<R>,
+    ) -> Option<R> {
+        self.waiters.wait_timeout(timeout_ns, ready)
+    }
 }
 
 /// Tells the device that a queue has news. Needs no lock.

@@ -149,8 +149,10 @@ pub(super) fn find(
     bus: &mut Bus,
     function: DeviceFunction,
 ) -> Result<(PciTransport, PciLink), Error> {
+    // Every change of what the machine decodes costs milliseconds, and virtio-drivers switches
+    // decoding off and on to look at a BAR: so it looks while decoding is off anyway.
+    bus.disable_memory(function);
     let bars = bus.settle_bars(function);
-    bus.enable(function);
     // Whole BARs, so that the structures inside are not mapped one by one.
     for region in bars.iter().flatten().filter(|r| r.size <= LARGEST_BAR) {
         hardware::registers(region.address, region.size as usize).ok_or(Error::Registers)?;
@@ -166,9 +168,10 @@ pub(super) fn find(
     let common = map(common, COMMON_BYTES)?;
     let notify_bytes = notify.length as usize;
     let notify = map(notify, 2)?;
-    let table = bus.enable_msix(function, &bars).ok_or(Error::Interrupts)?;
     let transport =
         PciTransport::new::<VirtioHal, _>(bus.root(), function).map_err(|_| Error::Registers)?;
+    bus.enable(function);
+    let table = bus.enable_msix(function, &bars).ok_or(Error::Interrupts)?;
     Ok((transport, PciLink { table, common, notify, notify_bytes, notify_multiplier }))
 }
 

@@ -79,7 +79,7 @@ impl Chain {
 }
 
 /// The sizes a queue can have here, largest first.
-const SIZES: [u16; 4] = [256, 128, 64, 16];
+const SIZES: [u16; 5] = [256, 128, 64, 32, 16];
 
 // virtio-drivers takes the table of an indirect chain from the heap, and the device reads it
 // as one piece: it must not be larger than what lies physically in one piece there.
@@ -179,6 +179,7 @@ impl Ring {
             256 => Box::new(VirtQueue::<_, 256>::new(transport, index, indirect, events)?),
             128 => Box::new(VirtQueue::<_, 128>::new(transport, index, indirect, events)?),
             64 => Box::new(VirtQueue::<_, 64>::new(transport, index, indirect, events)?),
+            32 => Box::new(VirtQueue::<_, 32>::new(transport, index, indirect, events)?),
             _ => Box::new(VirtQueue::<_, 16>::new(transport, index, indirect, events)?),
         };
         Ok(Self { raw, size, slot_of: vec![None; usize::from(size)], in_use: 0 })

@@ -4,9 +4,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::{AddressSpace, MappedFile};
 use super::area::{Area, Backing};
 use super::space::{overlapping, page_range};
+use super::{AddressSpace, MappedFile};
 use crate::pagecache::Mapping;
 use crate::platform::{PAGE_SHIFT, VirtAddr};
 use crate::{Error, Result, iomap};
@@ -93,11 +93,7 @@ impl AddressSpace {
         if complete { Ok(()) } else { Err(Error::NoMemory) }
     }
     /// The parts of files that `pages` map, and whether every page is mapped.
-    fn file_parts(
-        &self,
-        pages: Range<u64>,
-        wanted: impl Fn(&Area) -> bool,
-    ) -> (Vec<Part>, bool) {
+    fn file_parts(&self, pages: Range<u64>, wanted: impl Fn(&Area) -> bool) -> (Vec<Part>, bool) {
         let areas = self.areas.read();
         let mut parts = Vec::new();
         let mut next = pages.start;

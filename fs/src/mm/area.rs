@@ -64,6 +64,10 @@ impl Chunk {
     fn private(&self, key: u64) -> Option<&Page> {
         self.private.as_ref()?[(key % CHUNK) as usize].as_ref()
     }
+    fn private_bits(&self) -> u64 {
+        let Some(pages) = &self.private else { return 0 };
+        (0..CHUNK).filter(|key| pages[*key as usize].is_some()).fold(0, |bits, key| bits | bit(key))
+    }
     fn set_private(&mut self, key: u64, page: Page) {
         let pages = self.private.get_or_insert_with(|| Box::new([const { None }; CHUNK as usize]));
         pages[(key % CHUNK) as usize] = Some(page);
@@ -146,6 +150,10 @@ impl Area {
             folio.add_mapping_ref();
         }
         Ok(())
+    }
+    /// Show several folios for reading, all of pages with the same [`chunk_of`].
+    pub(super) fn group(&self, chunk: u64) -> Group<'_> {
+        Group { area: self, chunk, slots: None, folios: 0, private: 0 }
     }
     /// Show a private page in the place of a folio, which is locked and was copied.
     pub(super) fn map_copy(&self, folio: &Folio, copy: Page) -> Result<(), OutOfMemory> {
@@ -233,6 +241,55 @@ impl Area {
         }
         drop(slots);
         drop(private);
+    }
+}
+
+/// Which pages [`Area::group`] can take together.
+pub(super) const fn chunk_of(key: u64) -> u64 {
+    key / CHUNK
+}
+
+/// Folios that are mapped under one hold of the area's lock, which is taken with the
+/// first: each folio is locked only while it is added, but whoever locks it next and
+/// wants its entry gone waits for the area.
+pub(super) struct Group<'a> {
+    area: &'a Area,
+    chunk: u64,
+    slots: Option<MutexGuard<'a, BTreeMap<u64, Chunk>>>,
+    /// The chunk's bits, to be stored in the end.
+    folios: u64,
+    private: u64,
+}
+
+impl Group<'_> {
+    /// Show a folio, which is locked, for reading, if nothing stands at its place.
+    pub(super) fn add(&mut self, folio: &Folio) -> Result<(), OutOfMemory> {
+        let key = folio.index();
+        debug_assert!(chunk_of(key) == self.chunk);
+        if self.slots.is_none() {
+            let slots = self.area.lock();
+            if let Some(chunk) = slots.get(&self.chunk) {
+                self.folios = chunk.folios;
+                self.private = chunk.private_bits();
+            }
+            self.slots = Some(slots);
+        }
+        if (self.folios | self.private) & bit(key) == 0 {
+            self.area.table.map(self.area.address(key), folio.page(), false)?;
+            folio.add_mapping_ref();
+            self.folios |= bit(key);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        if let Some(slots) = &mut self.slots
+            && self.folios != 0
+        {
+            slots.entry(self.chunk).or_default().folios = self.folios;
+        }
     }
 }
 

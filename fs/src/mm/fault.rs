@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use core::ops::Range;
 
-use super::area::{Area, Backing};
+use super::area::{Area, Backing, chunk_of};
 use super::space::find;
 use super::{AddressSpace, FAULT_AROUND, MappedFile, Prot};
 use crate::iomap;
@@ -84,8 +84,9 @@ impl AddressSpace {
 /// Is the page itself among it?
 fn map_around(area: &Area, mapping: &Mapping, number: u64, index: u64) -> bool {
     let mut found = false;
+    let mut group = area.group(chunk_of(index));
     iomap::fault_around(mapping, window(area, number), &mut |folio| {
-        if area.map_folio(folio, false).is_ok() && folio.index() == index {
+        if group.add(folio).is_ok() && folio.index() == index {
             folio.mark_accessed();
             found = true;
         }
@@ -93,7 +94,8 @@ fn map_around(area: &Area, mapping: &Mapping, number: u64, index: u64) -> bool {
     found
 }
 
-/// The aligned group of file pages that holds a page, as far as the area goes.
+/// The aligned group of file pages that holds a page, as far as the area goes; it lies
+/// within one chunk of the area.
 fn window(area: &Area, number: u64) -> Range<u64> {
     let index = area.key(number);
     let first = index / FAULT_AROUND * FAULT_AROUND;

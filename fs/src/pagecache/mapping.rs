@@ -169,11 +169,11 @@ impl Mapping {
     /// New locked folios for the uncached pages of `range`, as far as memory is there
     /// without waiting. Each is handed to a transfer by the caller.
     pub(crate) fn create_batch(&self, range: Range<u64>, mark: Option<u64>) -> Vec<Arc<Folio>> {
-        let mut fresh = Vec::new();
-        for index in range {
-            let Some(page) = self.cache.try_alloc_page() else { break };
-            fresh.push(Folio::new_locked(self.me.clone(), index, page).hand_to_transfer());
-        }
+        let pages = self.cache.try_alloc_pages((range.end - range.start) as usize);
+        let folios = range.zip(pages).map(|(index, page)| {
+            Folio::new_locked(self.me.clone(), index, page).hand_to_transfer()
+        });
+        let mut fresh: Vec<Arc<Folio>> = folios.collect();
         let charged = fresh.len() as u64;
         if fresh.is_empty() {
             return fresh;

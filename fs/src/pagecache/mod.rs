@@ -189,7 +189,7 @@ impl PageCache {
             lru: Mutex::new(&locks::LRU, lru::Lru::new()),
             refault: refault::RefaultTable::new(max_pages),
             dirty_files: Mutex::new(&locks::DIRTY_INODES, flusher::DirtyFiles::default()),
-            shrinkers: Mutex::new(&locks::STATE, Vec::new()),
+            shrinkers: Mutex::new(&locks::SHRINKERS, Vec::new()),
             flusher_wake: WaitQueue::new(),
             flusher_kicked: AtomicBool::new(false),
             reclaim_wake: WaitQueue::new(),

@@ -5,6 +5,7 @@
 //! between the low and the high watermark, so that others rarely reclaim themselves.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use holdfast_sync::atomic::Ordering;
 
@@ -39,21 +40,25 @@ impl PageCache {
         if self.pages() == 0 { 0 } else { reserve.saturating_sub(room) }
     }
     /// A page for a folio, charged to the cache, if there is one right now.
-    pub(super) fn try_alloc_page(&self) -> Option<Page> {
-        let charged = self.pages.fetch_add(1, Ordering::AcqRel) + 1;
-        if charged <= self.max_pages
-            && let Some(page) = self.memory.alloc_page()
-        {
-            if charged + self.low_watermark() > self.max_pages
-                || self.memory.free_pages() < self.low_watermark()
-            {
-                self.reclaim_wake.wake_all();
-            }
-            return Some(page);
+    fn try_alloc_page(&self) -> Option<Page> {
+        self.try_alloc_pages(1).pop()
+    }
+    /// Up to `count` pages for folios, charged to the cache, as many as there are right now.
+    pub(super) fn try_alloc_pages(&self, count: usize) -> Vec<Page> {
+        let wanted = count as u64;
+        let charged = self.pages.fetch_add(wanted, Ordering::AcqRel) + wanted;
+        let allowed = wanted - charged.saturating_sub(self.max_pages).min(wanted);
+        let mut pages = Vec::with_capacity(allowed as usize);
+        self.memory.alloc_pages(allowed as usize, &mut pages);
+        let got = pages.len() as u64;
+        if got < wanted {
+            self.pages.fetch_sub(wanted - got, Ordering::AcqRel);
         }
-        self.pages.fetch_sub(1, Ordering::AcqRel);
-        self.reclaim_wake.wake_all();
-        None
+        let low = self.low_watermark();
+        if got < wanted || charged + low > self.max_pages || self.memory.free_pages() < low {
+            self.reclaim_wake.wake_all();
+        }
+        pages
     }
     /// A page for a folio, charged to the cache, evicting others if need be.
     /// The caller holds no folio lock.

@@ -134,7 +134,7 @@ impl Process {
     /// Write everything that is dirty. Errors are told by `fsync` and `syncfs`.
     pub fn sync(&self) {
         if let Some(fs) = self.ns.root_fs()
-            && let Err(e) = fs.sync_all()
+            && let Err(e) = fs.write_all()
         {
             log::warn!("sync: {e}");
         }

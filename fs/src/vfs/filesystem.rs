@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use holdfast_sync::Mutex;
-use holdfast_sync::atomic::{AtomicBool, Ordering};
+use holdfast_sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Inode;
 use super::dentry::Dentries;
@@ -13,8 +13,10 @@ use crate::pagecache::{ErrSeq, Mapping, PageCache};
 use crate::xfs::{FileType, Ino, Mount, StatFs};
 use crate::{Error, Result, locks};
 
-/// Inodes kept in core; more only while they are in use.
-const MOST_INODES: usize = 4096;
+/// Inodes kept in core, as a share of the pages of memory; more only while in use.
+const INODES_PER_PAGE: u64 = 16;
+const MOST_INODES: u64 = 4096;
+const LEAST_INODES: u64 = 64;
 
 /// A mounted file system.
 ///
@@ -28,6 +30,9 @@ pub struct FileSystem {
     cache: Arc<PageCache>,
     table: Mutex<Table>,
     pub(super) dentries: Dentries,
+    most_inodes: usize,
+    /// Writes that the device had begun when the last flush began with none in flight.
+    flushed: AtomicU64,
     unmounted: AtomicBool,
 }
 
@@ -43,16 +48,19 @@ struct Table {
 impl FileSystem {
     /// The file system of `mount`, with file data cached in `cache`.
     pub fn new(mount: Arc<Mount>, cache: Arc<PageCache>) -> Arc<Self> {
+        let most = cache.memory().total_pages() / INODES_PER_PAGE;
         let fs = Arc::new(Self {
             mount,
             cache,
             table: Mutex::new(&locks::INODE_CACHE, Table::default()),
             dentries: Dentries::new(),
+            most_inodes: most.clamp(LEAST_INODES, MOST_INODES) as usize,
+            flushed: AtomicU64::new(u64::MAX),
             unmounted: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&fs);
         fs.cache.add_shrinker(alloc::boxed::Box::new(move |objects| {
-            weak.upgrade().map_or(0, |fs| fs.mount.shrink(objects))
+            weak.upgrade().map_or(0, |fs| fs.shrink(objects))
         }));
         fs
     }
@@ -104,10 +112,10 @@ impl FileSystem {
             table.clock += 1;
             fresh.touch(table.clock);
             table.inodes.insert(ino.0, fresh.clone());
-            table.inodes.len() > MOST_INODES
+            table.inodes.len() > self.most_inodes
         };
         if crowded {
-            self.evict(MOST_INODES / 4);
+            self.evict(self.most_inodes / 4);
         }
         Ok(fresh)
     }
@@ -143,13 +151,8 @@ impl FileSystem {
     /// Take up to `most` unused inodes out of core, those used longest ago first,
     /// writing what is dirty. How many went.
     pub fn evict(&self, most: usize) -> usize {
-        let mut unused: Vec<Arc<Inode>> = {
-            let table = self.table.lock();
-            table.inodes.values().filter(|i| Arc::strong_count(i) == 1).cloned().collect()
-        };
-        unused.sort_by_key(|i| i.used.load(Ordering::Relaxed));
-        unused.truncate(most);
-        unused.into_iter().filter(|inode| self.evict_one(inode)).count()
+        let unused = self.unused(|_| true);
+        unused.iter().take(most).filter(|inode| self.evict_one(inode)).count()
     }
     /// The caller's reference is the only one besides the table's, or nothing happens.
     fn evict_one(&self, inode: &Arc<Inode>) -> bool {
@@ -170,33 +173,39 @@ impl FileSystem {
         drop(gone);
         true
     }
-    /// Write everything that is dirty and make it durable.
+    /// Write everything that is dirty and make it durable. Writeback errors stay to be
+    /// told by `fsync` and [`FileSystem::sync_all`].
     ///
     /// # Errors
-    /// A writeback error that no earlier call reported; errors of the final flush.
-    pub fn sync_all(&self) -> Result<()> {
+    /// Those of the final flush.
+    pub fn write_all(&self) -> Result<()> {
         let inodes = self.inodes();
         let dirty = inodes.iter().filter_map(|i| i.mapping().ok()).filter(|m| m.dirty_pages() > 0);
         for mapping in dirty {
             mapping.start_writeback(0..u64::MAX);
         }
-        let mut result = Ok(());
         for inode in &inodes {
             inode.clean();
-            if let Ok(mapping) = inode.mapping() {
-                let ino = inode.ino().0;
-                let mut seen = self.table.lock().seen.get(&ino).copied().unwrap_or_default();
-                let before = seen;
-                let checked = mapping.error_check(&mut seen);
-                if seen != before {
-                    self.table.lock().seen.insert(ino, seen);
-                }
-                result = result.and(checked);
-            }
         }
-        result.and(self.flush())
+        self.flush()
     }
-    /// Make completed writes durable.
+    /// Write everything that is dirty and make it durable, and report writeback errors:
+    /// each once here, whether or not an open file heard of it (`syncfs`).
+    ///
+    /// # Errors
+    /// A writeback error since the last call; errors of the final flush.
+    pub fn sync_all(&self) -> Result<()> {
+        let flushed = self.write_all();
+        let mut result = Ok(());
+        for inode in self.inodes() {
+            let Ok(mapping) = inode.mapping() else { continue };
+            let mut table = self.table.lock();
+            let seen = table.seen.entry(inode.ino().0).or_default();
+            result = result.and(mapping.error_check(seen));
+        }
+        result.and(flushed)
+    }
+    /// Make completed writes durable; asks nothing of the device if the last flush did.
     ///
     /// # Errors
     /// The device's.
@@ -204,19 +213,42 @@ impl FileSystem {
         if self.readonly() {
             return Ok(());
         }
-        Ok(self.mount.queue().flush()?)
+        let queue = self.mount.queue();
+        let now = queue.statistics();
+        let begun = now.write.requests + now.write_zeroes.requests + now.discard.requests;
+        if self.flushed.load(Ordering::Acquire) == begun {
+            return Ok(());
+        }
+        queue.flush()?;
+        // A write in flight may have ended after the flush began: then it is not covered.
+        if now.in_flight == 0 {
+            self.flushed.store(begun, Ordering::Release);
+        }
+        Ok(())
+    }
+    /// Free about `objects` objects of metadata that nobody uses; how many went.
+    pub fn shrink(&self, objects: usize) -> usize {
+        let idle = self.unused(|inode| inode.is_idle());
+        let inodes = idle.iter().take(objects).filter(|inode| self.evict_one(inode)).count();
+        inodes + self.mount.shrink(objects)
+    }
+    /// The inodes that nobody refers to, used longest ago first.
+    fn unused(&self, wanted: impl Fn(&Inode) -> bool) -> Vec<Arc<Inode>> {
+        let mut unused: Vec<Arc<Inode>> = {
+            let table = self.table.lock();
+            let alone = |i: &&Arc<Inode>| Arc::strong_count(i) == 1;
+            table.inodes.values().filter(alone).cloned().collect()
+        };
+        unused.retain(|inode| wanted(inode));
+        unused.sort_by_key(|i| i.used.load(Ordering::Relaxed));
+        unused
     }
     /// Drop everything cached that is clean and unused: folios, names, inodes, metadata.
     /// The number of folios that went.
     pub fn drop_caches(&self) -> usize {
         self.dentries.clear();
         let dropped = self.inodes().iter().map(|i| i.drop_clean()).sum();
-        let unused: Vec<Arc<Inode>> = {
-            let table = self.table.lock();
-            let idle = |i: &&Arc<Inode>| Arc::strong_count(i) == 1 && i.is_clean();
-            table.inodes.values().filter(idle).cloned().collect()
-        };
-        for inode in unused {
+        for inode in self.unused(Inode::is_clean) {
             self.evict_one(&inode);
         }
         self.mount.shrink(usize::MAX);
@@ -230,7 +262,8 @@ impl FileSystem {
     ///
     /// # Errors
     /// [`Error::Busy`] while files are open, mapped or somebody's working directory;
-    /// otherwise the errors of [`FileSystem::sync_all`], and the file system is gone.
+    /// otherwise a writeback error that nobody was told or that of the final flush, and
+    /// the file system is gone.
     pub fn unmount(&self) -> Result<()> {
         let busy = || {
             let table = self.table.lock();
@@ -244,7 +277,13 @@ impl FileSystem {
             self.unmounted.store(false, Ordering::Release);
             return Err(Error::Busy);
         }
-        let result = self.sync_all();
+        let mut result = self.write_all();
+        for inode in self.inodes() {
+            if let Ok(mapping) = inode.mapping() {
+                // Only what nobody was told: a sample starts behind what somebody was.
+                result = mapping.error_check(&mut mapping.error_sample()).and(result);
+            }
+        }
         self.dentries.clear();
         self.evict(usize::MAX);
         self.mount.shrink(usize::MAX);

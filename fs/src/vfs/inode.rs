@@ -99,6 +99,10 @@ impl Inode {
     pub(super) fn is_clean(&self) -> bool {
         self.mapping.as_ref().is_none_or(|m| m.dirty_pages() == 0)
     }
+    /// Nothing of the file is cached.
+    pub(super) fn is_idle(&self) -> bool {
+        self.mapping.as_ref().is_none_or(|m| m.cached_pages() == 0)
+    }
     pub(super) fn drop_clean(&self) -> usize {
         self.mapping.as_ref().map_or(0, |m| m.drop_clean(0..u64::MAX))
     }

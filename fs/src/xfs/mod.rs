@@ -24,7 +24,7 @@
 //! | [`inode`] | in-core inodes, `ILOCK`, sequences |
 //! | [`map`] | extents as maps for the iomap layer |
 //! | [`extents`] | a fork's extents |
-//! | [`dir`], [`attr`], [`da`], [`symlink`] | names, attributes, hash trees, link targets |
+//! | [`dir`], [`attr`], `da`, `symlink` | names, attributes, hash trees, link targets |
 //! | [`ag`], [`btree`] | allocation groups and their trees |
 //! | [`log`] | the log; for now only: was the file system unmounted? |
 //! | [`buf`] | the cache of metadata blocks |

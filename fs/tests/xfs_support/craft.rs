@@ -216,7 +216,7 @@ impl<'a> Craft<'a> {
         let mut root = level.to_be_bytes().to_vec();
         root.extend_from_slice(&(records.len() as u16).to_be_bytes());
         root.extend_from_slice(&node_body(&records, root_room));
-        let size = u64::from(extents) * 2 << self.geometry.block_log;
+        let size = (u64::from(extents) * 2) << self.geometry.block_log;
         self.set_inode(ino, 3, size, blocks, extents, &root);
     }
     fn tree_block(

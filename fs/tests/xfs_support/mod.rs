@@ -3,8 +3,10 @@
 #![allow(dead_code)]
 
 pub mod craft;
+pub mod exercise;
 pub mod manifest;
 pub mod mutate;
+pub mod parsers;
 pub mod walk;
 
 use std::fs::File;
@@ -23,8 +25,8 @@ pub struct Scratch(PathBuf);
 impl Scratch {
     /// A fresh directory whose name starts with `name`.
     pub fn new(name: &str) -> Self {
-        let path =
-            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+        let path = Path::new(option_env!("CARGO_TARGET_TMPDIR").unwrap_or("/tmp"))
+            .join(format!("{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).expect("scratch directory");
         Self(path)

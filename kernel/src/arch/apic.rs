@@ -134,6 +134,6 @@ pub fn ticks_to_ns(ticks: u64) -> u64 {
 /// One timer interrupt after `delay_ns`, or sooner if that is more than the timer can
 /// count; replaces an earlier request.
 pub fn timer_arm(delay_ns: u64) {
-    let ticks = u128::from(delay_ns) * u128::from(TICKS_PER_NS.load(Ordering::Relaxed)) >> 32;
+    let ticks = (u128::from(delay_ns) * u128::from(TICKS_PER_NS.load(Ordering::Relaxed))) >> 32;
     write(TIMER_INITIAL, (ticks.clamp(1, u128::from(u32::MAX))) as u32);
 }

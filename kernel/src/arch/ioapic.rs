@@ -56,8 +56,7 @@ pub fn add(address: u64, gsi_base: u32) {
 /// False when no controller has that interrupt.
 pub fn route(gsi: u32, vector: u8, trigger: Trigger, apic_id: u32) -> bool {
     let apics = IOAPICS.lock();
-    let Some(apic) = apics.iter().find(|a| (a.gsi_base..a.gsi_base + a.pins).contains(&gsi))
-    else {
+    let Some(apic) = apics.iter().find(|a| (a.gsi_base..a.gsi_base + a.pins).contains(&gsi)) else {
         return false;
     };
     let pin = gsi - apic.gsi_base;

@@ -11,6 +11,7 @@ use super::cpu;
 use super::tables::Tables;
 use super::trap::TrapFrame;
 use crate::MAX_CPUS;
+use crate::debug::watchdog::Observed;
 use crate::mm::{FrameMagazine, HeapMagazines};
 use crate::sched::{RunQueue, Thread, TimerList};
 
@@ -61,6 +62,8 @@ pub struct Cpu {
     pub(crate) interrupts: AtomicU64,
     /// Translation state: see [`crate::mm::tlb`].
     pub(crate) lazy: AtomicU32,
+    /// The watchdog's notes.
+    pub(crate) observed: Observed,
     /// Where it was when a non-maskable interrupt stopped it.
     pub(crate) stopped_at: AtomicPtr<TrapFrame>,
 }
@@ -101,6 +104,7 @@ impl Cpu {
             ticks: AtomicU64::new(0),
             interrupts: AtomicU64::new(0),
             lazy: AtomicU32::new(0),
+            observed: Observed::new(),
             stopped_at: AtomicPtr::new(core::ptr::null_mut()),
         }
     }
@@ -116,10 +120,6 @@ impl Cpu {
         let (low, high) = thread.stack_bounds();
         self.stack_low.set(low);
         self.stack_high.set(high);
-    }
-    /// Does it run anything but its idle thread?
-    pub(crate) fn runs_something(&self) -> bool {
-        self.queue.runs_something()
     }
     /// What it runs just now; only a hint from another processor.
     pub(crate) fn current_hint(&self) -> *const Thread {
@@ -286,9 +286,9 @@ pub(crate) fn want_reschedule() {
             m = const !NO_RESCHEDULE as i32, options(nostack));
     }
 }
-/// A switch is asked for, whether allowed or not.
-pub(crate) fn reschedule_wanted() -> bool {
-    preempt_word() & NO_RESCHEDULE == 0
+/// Was preemption on when the interrupt came that is being handled?
+pub(crate) fn was_preemptible() -> bool {
+    preempt_word() & !NO_RESCHEDULE == INTERRUPT
 }
 /// The switch asked for is being made.
 #[inline]

@@ -295,11 +295,8 @@ fn on_page_fault(frame: &mut TrapFrame) {
     if crate::mm::user::on_page_fault(frame, address, write) {
         return;
     }
-    let what = if crate::mm::is_stack_guard(address) {
-        "kernel stack overflow"
-    } else {
-        "page fault"
-    };
+    let what =
+        if crate::mm::is_stack_guard(address) { "kernel stack overflow" } else { "page fault" };
     let how = match (frame.error & WRITE != 0, frame.error & 16 != 0) {
         (_, true) => "executing",
         (true, _) => "writing",

@@ -8,8 +8,8 @@
 use core::arch::asm;
 
 use gimli::{
-    BaseAddresses, CfaRule, EhFrame, EndianSlice, LittleEndian, ReaderOffset, Register, RegisterRule,
-    UnwindContext, UnwindContextStorage, UnwindSection, UnwindTableRow, X86_64,
+    BaseAddresses, CfaRule, EhFrame, EndianSlice, LittleEndian, ReaderOffset, Register,
+    RegisterRule, UnwindContext, UnwindContextStorage, UnwindSection, UnwindTableRow, X86_64,
 };
 
 use crate::arch::context::Saved;
@@ -110,9 +110,8 @@ fn section() -> (Section, BaseAddresses) {
     let len = &raw const __eh_frame_end as usize - start as usize;
     // SAFETY: the linker script's bounds of a read-only section.
     let bytes = unsafe { core::slice::from_raw_parts(start, len) };
-    let bases = BaseAddresses::default()
-        .set_eh_frame(start as u64)
-        .set_text(layout::image().text_start);
+    let bases =
+        BaseAddresses::default().set_eh_frame(start as u64).set_text(layout::image().text_start);
     (EhFrame::new(bytes, LittleEndian), bases)
 }
 

@@ -100,9 +100,12 @@ fn print_caller(me: usize) {
 /// Stop the other processors where they are.
 fn stop_others() {
     const PATIENCE: u32 = 10_000_000;
-    let others = || percpu::all().filter(|c| c.online.load(Ordering::Acquire))
-        .filter(|c| c.index() != percpu::index());
-    sched::stop_watching_idle();
+    let others = || {
+        percpu::all()
+            .filter(|c| c.online.load(Ordering::Acquire))
+            .filter(|c| c.index() != percpu::index())
+    };
+    sched::forget_idle();
     others().for_each(|c| apic::send_nmi(c.apic_id.get()));
     for _ in 0..PATIENCE {
         if others().all(|c| !c.stopped_at.load(Ordering::Acquire).is_null()) {

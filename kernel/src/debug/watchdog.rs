@@ -1,17 +1,20 @@
 //! Noticing stalls.
 //!
-//! A thread of high priority looks once a second. It counts its own rounds, not time,
-//! so a host that gives the guest no processor never looks like a stall. It reports, with
-//! every thread's stack, and leaves with status 126, when for [`limit`] rounds
+//! Rounds are counted, not time, so a host that gives the guest no processor never looks
+//! like a stall: a round is a second in which the observer itself ran. A report, with
+//! every thread's stack, and status 126 follow when for [`limit`] rounds
 //!
-//! - a processor ran something and took no timer interrupt (interrupts off for ever),
+//! - a processor took no timer interrupt (interrupts off for ever): seen by the processor
+//!   before it, in its own timer interrupt;
+//! - a processor switched no threads and every timer interrupt found preemption off: seen
+//!   by itself;
 //! - a thread waited for one and the same thing, without a time-out of its own, although
 //!   it holds locks or declared that no wait of its takes long
-//!   ([`crate::sched::watch`]; [`crate::sched::not_watched`] excuses a wait for input),
-//! - a ready thread of normal or high priority got no processor.
+//!   ([`crate::sched::watch`]; [`crate::sched::not_watched`] excuses a wait for input), or a
+//!   ready thread of normal or high priority got no processor: seen by the watchdog thread.
 //!
-//! A processor that ignores a due switch for as long (preemption off) notices itself, in
-//! its timer interrupt.
+//! A single processor that turns interrupts off for ever cannot notice; the host's time
+//! limit remains.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,15 +22,48 @@ use holdfast_sync::thread::Priority;
 
 use super::Detail;
 use super::backtrace::Registers;
-use crate::MAX_CPUS;
 use crate::arch::percpu::{self, Cpu};
-use crate::sched::{self, SLICE_NS, State, Thread};
+use crate::sched::{self, State, Thread};
+use crate::time;
 
 const ROUND_NS: u64 = 1_000_000_000;
 /// Rounds, that is seconds of a guest that runs.
 static LIMIT: AtomicU64 = AtomicU64::new(60);
-/// Timer interrupts in a row that found a due switch not made, by processor.
-static DUE_TICKS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+/// What a processor remembers from its last round: about itself, and about the next one.
+pub(crate) struct Observed {
+    round_at_ns: AtomicU64,
+    /// The next processor's timer interrupts, and rounds since they changed.
+    neighbour_ticks: AtomicU64,
+    neighbour_rounds: AtomicU64,
+    /// Own switches, and rounds since they changed or preemption was on.
+    switches: AtomicU64,
+    stuck_rounds: AtomicU64,
+    /// A timer interrupt since the last round found preemption on.
+    preemptible: AtomicU64,
+}
+
+impl Observed {
+    pub(crate) const fn new() -> Self {
+        Self {
+            round_at_ns: AtomicU64::new(0),
+            neighbour_ticks: AtomicU64::new(0),
+            neighbour_rounds: AtomicU64::new(0),
+            switches: AtomicU64::new(0),
+            stuck_rounds: AtomicU64::new(0),
+            preemptible: AtomicU64::new(0),
+        }
+    }
+}
+
+/// Is the value still what was seen last? Counts the rounds for which it was.
+fn rounds_unchanged(value: u64, seen: &AtomicU64, rounds: &AtomicU64) -> u64 {
+    if seen.swap(value, Ordering::Relaxed) != value {
+        rounds.store(0, Ordering::Relaxed);
+        return 0;
+    }
+    rounds.fetch_add(1, Ordering::Relaxed) + 1
+}
 
 /// Rounds after which a stall is reported.
 pub fn limit() -> u64 {
@@ -45,19 +81,9 @@ pub fn start() {
         .expect("memory for the watchdog's stack");
 }
 
-#[derive(Clone, Copy, Default)]
-struct Seen {
-    ticks: u64,
-    rounds: u64,
-}
-
 fn watch() {
-    let mut seen = [Seen::default(); MAX_CPUS];
     loop {
         sched::sleep_ns(ROUND_NS);
-        for cpu in percpu::all() {
-            look_at_cpu(cpu, &mut seen[cpu.index()]);
-        }
         let mut stalled = None;
         sched::for_each(|thread| {
             if stalled.is_none() && thread_stalls(thread) {
@@ -65,28 +91,8 @@ fn watch() {
             }
         });
         if let Some((id, state)) = stalled {
-            report(format_args!(
-                "watchdog: thread {id} has been {state:?} for {} seconds",
-                limit()
-            ));
+            report(format_args!("watchdog: thread {id} has long been {state:?}"));
         }
-    }
-}
-
-fn look_at_cpu(cpu: &Cpu, seen: &mut Seen) {
-    let ticks = cpu.ticks.load(Ordering::Relaxed);
-    let other = cpu.index() != percpu::index();
-    if other && cpu.runs_something() && ticks == seen.ticks {
-        seen.rounds += 1;
-        if seen.rounds >= limit() {
-            report(format_args!(
-                "watchdog: processor {} has taken no interrupt for {} seconds",
-                cpu.index(),
-                seen.rounds
-            ));
-        }
-    } else {
-        *seen = Seen { ticks, rounds: 0 };
     }
 }
 
@@ -111,20 +117,33 @@ fn thread_stalls(thread: &Thread) -> bool {
     thread.watch_ticks.fetch_add(1, Ordering::Relaxed) + 1 >= limit
 }
 
-/// In every timer interrupt, before a switch is asked for: is one still due?
-pub(crate) fn on_tick(cpu: &Cpu, was_due: bool) {
-    let count = &DUE_TICKS[cpu.index()];
-    if !was_due {
-        count.store(0, Ordering::Relaxed);
+/// In every timer interrupt; at least one a round comes, on idle processors too.
+/// `preemptible`: the interrupted thread could have been switched away.
+pub(crate) fn on_tick(cpu: &Cpu, preemptible: bool) {
+    let mine = &cpu.observed;
+    if preemptible {
+        mine.preemptible.store(1, Ordering::Relaxed);
+    }
+    let now = time::now_ns();
+    if now < mine.round_at_ns.load(Ordering::Relaxed) + ROUND_NS * 9 / 10 {
         return;
     }
-    let ticks = count.fetch_add(1, Ordering::Relaxed) + 1;
-    if ticks >= limit().saturating_mul(ROUND_NS / SLICE_NS) {
-        report(format_args!(
-            "watchdog: processor {} has not switched threads for {} timer interrupts",
-            cpu.index(),
-            ticks
-        ));
+    mine.round_at_ns.store(now, Ordering::Relaxed);
+
+    let switches = cpu.queue.switch_count();
+    let unchanged = rounds_unchanged(switches, &mine.switches, &mine.stuck_rounds);
+    if mine.preemptible.swap(0, Ordering::Relaxed) != 0 {
+        mine.stuck_rounds.store(0, Ordering::Relaxed);
+    } else if unchanged >= limit() {
+        report(format_args!("watchdog: processor {} keeps preemption off", cpu.index()));
+    }
+
+    let next = percpu::get((cpu.index() + 1) % percpu::count());
+    let Some(next) = next.filter(|n| !core::ptr::eq(*n, cpu)) else { return };
+    let ticks = next.ticks.load(Ordering::Relaxed);
+    let silent = rounds_unchanged(ticks, &mine.neighbour_ticks, &mine.neighbour_rounds);
+    if silent >= limit() {
+        report(format_args!("watchdog: processor {} takes no interrupts", next.index()));
     }
 }
 

@@ -270,7 +270,7 @@ pub fn alloc_zeroed() -> Option<u64> {
 /// Give a frame back.
 ///
 /// # Safety
-/// It came from [`alloc`] and nobody uses it any more.
+/// It came from [`alloc()`] and nobody uses it any more.
 #[inline]
 pub unsafe fn free(phys: u64) {
     let pin = NoPreempt::new();

@@ -50,6 +50,16 @@ const fn magazine_limit(class: usize) -> u32 {
     }
 }
 
+const LIMITS: [u32; CLASSES.len()] = {
+    let mut limits = [0; CLASSES.len()];
+    let mut class = 0;
+    while class < limits.len() {
+        limits[class] = magazine_limit(class);
+        class += 1;
+    }
+    limits
+};
+
 /// A list of free objects, linked through their first words.
 #[derive(Clone, Copy)]
 struct FreeList {
@@ -190,7 +200,7 @@ fn alloc_object(class: usize) -> *mut u8 {
     // SAFETY: this processor's, preemption is off and interrupts do not touch it.
     let list = unsafe { &mut (*pin.cpu().heap.get()).lists[class] };
     if list.head.is_null() {
-        refill(class, list, magazine_limit(class) / 2);
+        refill(class, list, LIMITS[class] / 2);
     }
     list.pop()
 }
@@ -204,9 +214,9 @@ fn free_object(class: usize, object: *mut u8) {
     // SAFETY: this processor's, preemption is off and interrupts do not touch it.
     let list = unsafe { &mut (*pin.cpu().heap.get()).lists[class] };
     list.push(object);
-    if list.count > magazine_limit(class) {
+    if list.count > LIMITS[class] {
         DEPOT_TRIPS.fetch_add(1, Ordering::Relaxed);
-        DEPOTS[class].lock().take_from(list, magazine_limit(class) / 2);
+        DEPOTS[class].lock().take_from(list, LIMITS[class] / 2);
     }
 }
 

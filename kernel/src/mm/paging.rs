@@ -47,10 +47,8 @@ pub const KERNEL_DATA: Entry = Entry::PRESENT
     .union(Entry::GLOBAL)
     .union(Entry::ACCESSED)
     .union(Entry::DIRTY);
-const KERNEL_RODATA: Entry = Entry::PRESENT
-    .union(Entry::NO_EXECUTE)
-    .union(Entry::GLOBAL)
-    .union(Entry::ACCESSED);
+const KERNEL_RODATA: Entry =
+    Entry::PRESENT.union(Entry::NO_EXECUTE).union(Entry::GLOBAL).union(Entry::ACCESSED);
 const KERNEL_TEXT: Entry = Entry::PRESENT.union(Entry::GLOBAL).union(Entry::ACCESSED);
 /// Device registers.
 pub const DEVICE: Entry = KERNEL_DATA.union(Entry::UNCACHED).union(Entry::WRITE_THROUGH);
@@ -208,8 +206,7 @@ pub fn translate(address: u64) -> Option<u64> {
     }
     // SAFETY: `walk` returns entries of live tables.
     let entry = unsafe { *walk(root(), address)? };
-    (entry & Entry::PRESENT.bits() != 0)
-        .then_some((entry & ADDRESS) + (address & (PAGE - 1)))
+    (entry & Entry::PRESENT.bits() != 0).then_some((entry & ADDRESS) + (address & (PAGE - 1)))
 }
 
 /// Give a new top table the kernel's upper half.

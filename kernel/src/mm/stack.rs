@@ -94,6 +94,11 @@ fn unmap(tops: &[u64]) {
     EMPTY.lock().extend_from_slice(tops);
 }
 
+/// Frames of stacks that are mapped for the next threads.
+pub fn spare_frames() -> u64 {
+    SPARE.lock().len() as u64 * (STACK_BYTES / PAGE)
+}
+
 /// Does this address lie where only an overflowing stack would touch it?
 pub fn is_stack_guard(address: u64) -> bool {
     let guard = image().boot_stack_guard;

@@ -88,10 +88,7 @@ fn answer() {
     } else if root == EVERYTHING {
         cpu::flush_global();
     } else if loaded == root {
-        flush_here(
-            ADDRESS.load(Ordering::Relaxed),
-            PAGES.load(Ordering::Relaxed) as usize,
-        );
+        flush_here(ADDRESS.load(Ordering::Relaxed), PAGES.load(Ordering::Relaxed) as usize);
     }
     PENDING.fetch_and(!bit, Ordering::Release);
 }

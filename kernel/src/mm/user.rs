@@ -190,16 +190,8 @@ struct Fixup {
     handle: bool,
 }
 static FIXUPS: [Fixup; 2] = [
-    Fixup {
-        start: holdfast_copy_stopping,
-        fixup: holdfast_copy_stopping_fixup,
-        handle: false,
-    },
-    Fixup {
-        start: holdfast_copy_faulting,
-        fixup: holdfast_copy_faulting_fixup,
-        handle: true,
-    },
+    Fixup { start: holdfast_copy_stopping, fixup: holdfast_copy_stopping_fixup, handle: false },
+    Fixup { start: holdfast_copy_faulting, fixup: holdfast_copy_faulting_fixup, handle: true },
 ];
 
 /// Makes a program's page accessible: address, and whether for a store. Runs on the
@@ -231,8 +223,7 @@ pub(crate) fn on_page_fault(frame: &mut TrapFrame, address: u64, write: bool) ->
 }
 
 fn handle(frame: &TrapFrame, address: u64, write: bool) -> bool {
-    let Some(copy) = core::ptr::NonNull::new(crate::sched::swap_copy(core::ptr::null_mut()))
-    else {
+    let Some(copy) = core::ptr::NonNull::new(crate::sched::swap_copy(core::ptr::null_mut())) else {
         return false;
     };
     assert!(

@@ -2,12 +2,12 @@
 //!
 //! | module | |
 //! |--------|--|
-//! | [`thread`] | what a thread is; spawning, ending, statistics |
-//! | [`runqueue`] | per-processor queues, three priorities, stealing |
-//! | [`switch`] | choosing and switching, preemption, the idle loop |
-//! | [`wait`] | threads waiting on a word, by its address |
-//! | [`timer`] | time-outs and the per-processor timer |
-//! | [`port`] | `holdfast_sync::port::Port`: what the blocking locks stand on |
+//! | `thread` | what a thread is; spawning, ending, statistics |
+//! | `runqueue` | per-processor queues, three priorities, stealing |
+//! | `switch` | choosing and switching, preemption, the idle loop |
+//! | `wait` | threads waiting on a word, by its address |
+//! | `timer` | time-outs and the per-processor timer |
+//! | `port` | `holdfast_sync::port::Port`: what the blocking locks stand on |
 //!
 //! ```text
 //! Running --wait--> Blocked --wake, time-out--> Ready --switch--> Running
@@ -30,11 +30,11 @@ mod wait;
 
 pub use port::KERNEL_PORT;
 pub(crate) use runqueue::RunQueue;
-pub use switch::{online, run_idle};
 pub(crate) use switch::{
-    on_reschedule, on_timer, preempt, preempt_from_interrupt, set_space, stop_watching_idle,
+    forget_idle, on_reschedule, on_timer, preempt, preempt_from_interrupt, set_space,
     thread_started,
 };
+pub use switch::{online, run_idle};
 pub use thread::{
     State, Thread, ThreadInfo, current_slot, for_each, init, init_cpu, not_watched, set_slot,
     snapshot, spawn, watch, with_slot,
@@ -47,7 +47,7 @@ use holdfast_sync::thread::Priority;
 
 /// How long a thread runs while another of its priority is ready.
 pub const SLICE_NS: u64 = 4_000_000;
-/// A processor that runs something is interrupted at least this often.
+/// A processor is interrupted at least this often, idle or not.
 pub const HEARTBEAT_NS: u64 = 1_000_000_000;
 
 /// The calling thread's number.

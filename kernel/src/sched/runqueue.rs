@@ -140,9 +140,9 @@ impl RunQueue {
         self.length.fetch_sub(1, Ordering::SeqCst);
         Some(thread)
     }
-    /// Does the processor run anything but its idle thread?
-    pub(crate) fn runs_something(&self) -> bool {
-        self.running.load(Ordering::Relaxed) != RUNNING_IDLE
+    /// Switches so far.
+    pub(crate) fn switch_count(&self) -> u64 {
+        self.switches.load(Ordering::Relaxed)
     }
     /// The level a queued thread must have to displace the running one: is there such?
     pub(super) fn has_better(&self) -> bool {

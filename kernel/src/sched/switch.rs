@@ -131,8 +131,7 @@ fn switch(this: &'static Cpu, previous: &'static Thread, next: &'static Thread, 
     let now = cpu::tsc();
     let ran = now.saturating_sub(this.switched_at.load(Ordering::Relaxed));
     previous.run_tsc.fetch_add(ran, Ordering::Relaxed);
-    let counter =
-        if why == Why::Voluntary { &previous.voluntary } else { &previous.involuntary };
+    let counter = if why == Why::Voluntary { &previous.voluntary } else { &previous.involuntary };
     counter.fetch_add(1, Ordering::Relaxed);
     this.queue.switches.fetch_add(1, Ordering::Relaxed);
     this.switched_at.store(now, Ordering::Relaxed);
@@ -221,7 +220,6 @@ pub(crate) fn on_timer() {
     let this = percpu::this();
     this.ticks.fetch_add(1, Ordering::Relaxed);
     this.timer_at.store(u64::MAX, Ordering::Relaxed);
-    let was_due = percpu::reschedule_wanted();
     let now = time::now_ns();
     while let Some((thread, sequence)) = this.timers.pop_due(now) {
         wait::time_out(&thread, sequence);
@@ -237,7 +235,7 @@ pub(crate) fn on_timer() {
     if this.queue.len() > 0 {
         wake_idle_processor();
     }
-    crate::debug::watchdog::on_tick(this, was_due);
+    crate::debug::watchdog::on_tick(this, percpu::was_preemptible());
 }
 
 /// Have a halted processor look for threads to take over.
@@ -281,8 +279,8 @@ pub(crate) fn set_space(space: &Arc<AddressSpace>) {
     }
 }
 
-/// No processor counts as idle any more: the machine is being stopped.
-pub(crate) fn stop_watching_idle() {
+/// No processor counts as idle any more: a report stops the machine.
+pub(crate) fn forget_idle() {
     IDLE.store(0, Ordering::SeqCst);
 }
 

@@ -100,10 +100,10 @@ pub(super) fn arm_slice(this: &Cpu) {
     arm(this, time::now_ns() + latest_interrupt(true));
 }
 
-/// Nothing runs: only time-outs count.
+/// Nothing runs: only time-outs count, and the heartbeat that shows the watchdog life.
 pub(super) fn arm_for_idle(this: &Cpu) {
-    let next = this.timers.next_ns();
-    if next != u64::MAX {
-        arm(this, next);
+    if this.timer_at.load(Ordering::Relaxed) == u64::MAX {
+        let heartbeat = time::now_ns() + latest_interrupt(false);
+        arm(this, heartbeat.min(this.timers.next_ns()));
     }
 }

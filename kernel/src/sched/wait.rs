@@ -25,8 +25,7 @@ const BUCKETS: usize = 256;
 #[repr(align(64))]
 struct Bucket(SpinLock<ThreadList>);
 
-static TABLE: [Bucket; BUCKETS] =
-    [const { Bucket(SpinLock::new(ThreadList::new())) }; BUCKETS];
+static TABLE: [Bucket; BUCKETS] = [const { Bucket(SpinLock::new(ThreadList::new())) }; BUCKETS];
 
 fn bucket(address: usize) -> &'static SpinLock<ThreadList> {
     const FIBONACCI: usize = 0x9e37_79b9_7f4a_7c15;

@@ -31,7 +31,7 @@ pub fn init(entry_tsc: u64) {
 /// A difference of time stamps in nanoseconds.
 #[inline]
 pub fn tsc_to_ns(counts: u64) -> u64 {
-    (u128::from(counts) * u128::from(NS_PER_COUNT.load(Ordering::Relaxed)) >> 32) as u64
+    ((u128::from(counts) * u128::from(NS_PER_COUNT.load(Ordering::Relaxed))) >> 32) as u64
 }
 
 /// Nanoseconds since the kernel was entered.

@@ -52,9 +52,8 @@ pub fn read_seconds() -> Option<u64> {
     }
     let status = read(STATUS_B);
     let pm = status & HOURS_24 == 0;
-    let decode = |v: u8| {
-        u64::from(if status & BINARY != 0 { v } else { (v >> 4) * 10 + (v & 0xf) })
-    };
+    let decode =
+        |v: u8| u64::from(if status & BINARY != 0 { v } else { (v >> 4) * 10 + (v & 0xf) });
     let [second, minute, raw_hour, day, month, year, century] = fields?;
     let mut hour = decode(raw_hour & 0x7f);
     if pm {

@@ -79,9 +79,8 @@ mod tests {
 
     #[test]
     fn matches_posix() {
-        let sum = |bytes: &[u8]| {
-            finish(bytes.iter().fold(0, |crc, &b| step(crc, b)), bytes.len() as u64)
-        };
+        let sum =
+            |bytes: &[u8]| finish(bytes.iter().fold(0, |crc, &b| step(crc, b)), bytes.len() as u64);
         assert_eq!(sum(b""), 4_294_967_295);
         assert_eq!(sum(b"123456789"), 930_766_865);
     }

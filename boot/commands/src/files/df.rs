@@ -71,9 +71,8 @@ fn percent(used: u64, available: u64) -> String {
 fn print(cx: &mut Context, rows: &[[String; 6]], human: bool) {
     // GNU's columns are never narrower than these.
     let least = [14, if human { 5 } else { 5 }, 5, 5, 4, 0];
-    let width: Vec<usize> = (0..6)
-        .map(|c| rows.iter().map(|r| r[c].len()).max().unwrap_or(0).max(least[c]))
-        .collect();
+    let width: Vec<usize> =
+        (0..6).map(|c| rows.iter().map(|r| r[c].len()).max().unwrap_or(0).max(least[c])).collect();
     for row in rows {
         let mut line = alloc::format!("{:<1$}", row[0], width[0]);
         for c in 1..5 {

@@ -27,8 +27,13 @@ struct Item {
 
 /// `ls [-1adilnRr] [FILE]...`
 pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
-    let long_options =
-        [("all", b'a'), ("recursive", b'R'), ("directory", b'd'), ("inode", b'i'), ("reverse", b'r')];
+    let long_options = [
+        ("all", b'a'),
+        ("recursive", b'R'),
+        ("directory", b'd'),
+        ("inode", b'i'),
+        ("reverse", b'r'),
+    ];
     let mut parsed = match options::parse(argv, "1adilnRr", &long_options) {
         Ok(parsed) => parsed,
         Err(e) => return cx.usage(format_args!("{e}"), 2),
@@ -206,7 +211,8 @@ fn row(stat: Option<&Stat>, now: i64) -> Row {
 fn print_items(cx: &mut Context, items: &[Item], flags: &Flags) {
     let now = (cx.process.environment().wall_clock_ns() / 1_000_000_000) as i64;
     let mut rows: Vec<Row> = items.iter().map(|i| row(i.stat.as_ref(), now)).collect();
-    let width = |column: fn(&Row) -> &String| rows.iter().map(|r| column(r).len()).max().unwrap_or(0);
+    let width =
+        |column: fn(&Row) -> &String| rows.iter().map(|r| column(r).len()).max().unwrap_or(0);
     let (inode, nlink) = (width(|r| &r.inode), width(|r| &r.nlink));
     let (uid, gid) = (width(|r| &r.uid), width(|r| &r.gid));
     // A device shows two numbers where others show their size.

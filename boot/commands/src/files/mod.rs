@@ -185,11 +185,7 @@ fn settle_type(process: &Process, dir: &[u8], name: &mut Name) {
 
 /// Make a path absolute and drop `.` and empty components (not `..`, which links can bend).
 pub fn absolute(process: &Process, path: &[u8]) -> Vec<u8> {
-    let mut whole = if path.first() == Some(&b'/') {
-        Vec::new()
-    } else {
-        process.getcwd()
-    };
+    let mut whole = if path.first() == Some(&b'/') { Vec::new() } else { process.getcwd() };
     for part in path.split(|&b| b == b'/').filter(|p| !p.is_empty() && *p != b".") {
         if whole.last() != Some(&b'/') {
             whole.push(b'/');

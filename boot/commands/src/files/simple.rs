@@ -1,4 +1,4 @@
-//! `echo`, `true`, `false`, `sleep`.
+//! `echo`, `true`, `false`, `sleep`, `cd`, `pwd`.
 
 use crate::context::{Context, Status};
 use crate::text;
@@ -11,6 +11,26 @@ pub fn yes(_: &mut Context, _: &[&[u8]]) -> Status {
 /// `false`
 pub fn no(_: &mut Context, _: &[&[u8]]) -> Status {
     1
+}
+
+/// `cd [DIR]`
+pub fn cd(cx: &mut Context, argv: &[&[u8]]) -> Status {
+    let path = argv.get(1).copied().unwrap_or(b"/");
+    match cx.process.chdir(path) {
+        Ok(()) => 0,
+        Err(e) => {
+            cx.failed(path, &e);
+            1
+        }
+    }
+}
+
+/// `pwd`
+pub fn pwd(cx: &mut Context, _: &[&[u8]]) -> Status {
+    let path = cx.process.getcwd();
+    cx.bytes(&path);
+    cx.bytes(b"\n");
+    0
 }
 
 /// `echo [-neE]... [WORD]...`
@@ -56,11 +76,11 @@ fn unescape(cx: &mut Context, word: &[u8]) -> bool {
             cx.bytes(&[b]);
             continue;
         }
-        // echo's octal escapes begin with a 0 that does not count; \" it does not know.
+        // A 0 before octal digits does not count; \" is no escape of echo's.
         let octal = word.get(at) == Some(&b'0') && matches!(word.get(at + 1), Some(b'0'..=b'7'));
         match word.get(at) {
             Some(b'c') => return false,
-            Some(b'"' | b'1'..=b'7') | None => cx.bytes(b"\\"),
+            Some(b'"') | None => cx.bytes(b"\\"),
             _ => match text::escape(word, at + usize::from(octal)) {
                 Some((byte, len)) => {
                     cx.bytes(&[byte]);

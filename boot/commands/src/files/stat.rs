@@ -191,7 +191,16 @@ impl Format<'_> {
             }
             Some(&letter) => {
                 match self.value(cx, letter, prefix, &spec) {
-                    Some((value, numeric)) => pad(cx, &value, &spec, numeric),
+                    Some((mut value, numeric)) => {
+                        // Of whole numbers a precision is the least count of digits.
+                        let digits = match spec.precision {
+                            Some(n) if numeric && !b"XYZW".contains(&letter) => n,
+                            _ => 0,
+                        };
+                        let missing = digits.saturating_sub(value.len());
+                        value.splice(0..0, core::iter::repeat_n(b'0', missing));
+                        pad(cx, &value, &spec, numeric);
+                    }
                     None => cx.bytes(b"?"),
                 }
                 at + 1

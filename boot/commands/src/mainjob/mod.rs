@@ -40,7 +40,7 @@ use holdfast_sync::time::now_ns;
 
 use crate::context::{Context, Status, explain};
 use crate::files::OpenFile;
-use crate::system::System;
+use crate::system::{System, counter};
 use crate::{options, text};
 use holdfast_fs::Error;
 use holdfast_fs::syscall::{OpenFlags, Process};
@@ -61,6 +61,8 @@ pub(crate) struct Job {
     progress: AtomicU64,
     /// The next piece of work of the present phase.
     next: AtomicU64,
+    /// The counter of throttled dirtiers when the job began.
+    throttled_before: u64,
     /// Most bytes of cache.
     cache_bytes: u64,
 }
@@ -122,7 +124,9 @@ fn run(cx: &mut Context, root: &[u8], seed: u64) -> Result<Report, Failed> {
     let model = Model::survey(cx, root, seed)?;
     let bytes = model.bytes();
     let cache_bytes = system.memory().cache_limit_kib.max(64) << 10;
+    let throttled_before = counter(&system.cache_statistics(), "throttled");
     let job = Arc::new(Job {
+        throttled_before,
         process: cx.process.clone(),
         system,
         model,

@@ -12,7 +12,7 @@ use crate::files::{OpenFile, absolute, walk};
 use crate::text;
 
 /// Sizes of slots: odd, so that slots never end with pages for long.
-const SLOT_BYTES: [u32; 8] = [3001, 5003, 4099, 9973, 2503, 13_001, 6151, 20_011];
+const SLOT_BYTES: [u32; 8] = [3001, 5003, 4099, 9973, 2503, 13_001, 6151, 7013];
 /// Slots of small files.
 const SMALL_SLOT_BYTES: u32 = 1021;
 /// Files below this have small slots.
@@ -20,7 +20,7 @@ const SMALL_FILE: u64 = 64 << 10;
 /// Work is handed out in pieces of about this size.
 pub const CHUNK_BYTES: u64 = 512 << 10;
 /// No slot is larger.
-pub const SLOT_MAX: usize = 20_011;
+pub const SLOT_MAX: usize = 13_001;
 
 /// A slot is being changed just now.
 const BUSY: u8 = 0x80;
@@ -96,7 +96,8 @@ pub fn mix(mut x: u64) -> u64 {
 
 /// A checksum of bytes, eight at a time.
 pub fn checksum(bytes: &[u8]) -> u32 {
-    let step = |sum: u64, word: u64| (sum ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+    let step =
+        |sum: u64, word: u64| (sum ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
     let mut words = bytes.chunks_exact(8);
     let mut sum = bytes.len() as u64;
     for word in &mut words {
@@ -133,8 +134,13 @@ impl Model {
         if let Some(failure) = failure {
             return Err(failure);
         }
-        let mut model =
-            Self { seed, files: Vec::new(), chunks: Vec::new(), versions: Vec::new(), originals: Vec::new() };
+        let mut model = Self {
+            seed,
+            files: Vec::new(),
+            chunks: Vec::new(),
+            versions: Vec::new(),
+            originals: Vec::new(),
+        };
         for path in paths {
             let failed = |e| alloc::format!("{}: {}", text::quote(&path), explain(&e));
             let file = OpenFile::new(&process, &path, OpenFlags::RDONLY).map_err(failed)?;
@@ -251,7 +257,14 @@ impl Model {
         original.store(checksum(bytes), Ordering::Relaxed);
     }
     /// Are these the bytes of this version? `scratch` holds a slot.
-    pub fn matches(&self, file: usize, slot: u32, version: u8, bytes: &[u8], scratch: &mut [u8]) -> bool {
+    pub fn matches(
+        &self,
+        file: usize,
+        slot: u32,
+        version: u8,
+        bytes: &[u8],
+        scratch: &mut [u8],
+    ) -> bool {
         if version & VERSION == 0 {
             let original = &self.originals[self.files[file].first + slot as usize];
             return original.load(Ordering::Relaxed) == checksum(bytes);
@@ -330,7 +343,8 @@ mod tests {
     #[test]
     fn owners_share_pages() {
         let model = model(&[10 << 20]);
-        let of = |owner| (0..model.files[0].slots()).filter(|&s| model.owner(0, s) == owner).count();
+        let of =
+            |owner| (0..model.files[0].slots()).filter(|&s| model.owner(0, s) == owner).count();
         let all = model.files[0].slots() as usize;
         for owner in [Owner::Writer(0), Owner::Writer(1)] {
             assert!(of(owner) > all / 4, "{owner:?}");

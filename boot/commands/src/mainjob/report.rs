@@ -19,10 +19,8 @@ use crate::system::{System, counter};
 
 /// Threads of the kernel that this job must make work: how each is named in the list of
 /// threads, the counter of folios it handled, and what it does with them.
-const KERNEL_WORKERS: [(&str, &str, &str); 2] = [
-    ("writeback", "cleaned_background", "cleaned"),
-    ("reclaim", "evicted_background", "evicted"),
-];
+const KERNEL_WORKERS: [(&str, &str, &str); 2] =
+    [("writeback", "cleaned_background", "cleaned"), ("reclaim", "evicted_background", "evicted")];
 
 /// All that is known of a run.
 pub struct Report {
@@ -146,9 +144,14 @@ impl Report {
         let mut say = |what: String, good: bool| verdicts.push((what, good));
         for (name, found, wrong_at) in &self.verified {
             let whole = found.bytes == self.bytes;
-            let place = wrong_at.as_ref().map_or(String::new(), |at| alloc::format!(", first in {at}"));
+            let place =
+                wrong_at.as_ref().map_or(String::new(), |at| alloc::format!(", first in {at}"));
             say(
-                alloc::format!("{name}: {} slots compared, {} wrong{place}", found.slots, found.wrong),
+                alloc::format!(
+                    "{name}: {} slots compared, {} wrong{place}",
+                    found.slots,
+                    found.wrong
+                ),
                 found.wrong == 0 && whole && found.slots > 0,
             );
         }
@@ -222,7 +225,12 @@ impl Report {
         for (name, found, _) in &self.verified {
             out!(cx, "{name:<9} {}\n", amount(found.bytes, at(name)));
         }
-        out!(cx, "fsync of all files {} s, {} folios dropped\n", seconds(at("settle")), self.dropped);
+        out!(
+            cx,
+            "fsync of all files {} s, {} folios dropped\n",
+            seconds(at("settle")),
+            self.dropped
+        );
     }
     fn print_threads(&self, cx: &mut Context) {
         out!(cx, "threads                  folios   switches\n");
@@ -247,7 +255,12 @@ impl Report {
     }
     fn print_disk(&self, cx: &mut Context) {
         for (name, op) in [("reads", &self.disk.read), ("writes", &self.disk.write)] {
-            out!(cx, "disk {name:<6} {:>6} of {} KiB on average", op.requests, op.mean_bytes() >> 10);
+            out!(
+                cx,
+                "disk {name:<6} {:>6} of {} KiB on average",
+                op.requests,
+                op.mean_bytes() >> 10
+            );
             out!(cx, " ({} MiB, {} merged)\n", op.bytes >> 20, op.merges);
         }
         let depth = self.disk.mean_depth_hundredths();

@@ -11,7 +11,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use holdfast_fs::platform::VirtAddr;
-use holdfast_fs::syscall::{MapFlags, MsyncFlags, OpenFlags, Prot};
+use holdfast_fs::syscall::{Advice, MapFlags, MsyncFlags, OpenFlags, Prot};
 use holdfast_sync::atomic::Ordering;
 use holdfast_sync::thread::{JoinHandle, Priority, spawn};
 use holdfast_sync::time::now_ns;
@@ -66,6 +66,14 @@ pub fn threads(job: &Arc<Job>) -> Vec<JoinHandle<Result<Done, Failed>>> {
             })
         })
         .collect()
+}
+
+/// How often a burst goes over the same folios: each was cleaned or is still dirty.
+const BURSTS: usize = 20;
+
+/// Did dirtiers have to wait already?
+fn throttled(job: &Job) -> bool {
+    counter(&job.system.cache_statistics(), "throttled") > job.throttled_before
 }
 
 struct Worker<'a> {
@@ -234,32 +242,59 @@ impl<'a> Worker<'a> {
     /// dirtiers were throttled or all chunks are through.
     fn burst(&mut self, number: usize) -> Result<(), Failed> {
         let job = self.job;
-        let throttled = || counter(&job.system.cache_statistics(), "throttled") > 0;
-        // What is clean and cached costs least: the latest chunks first.
-        let mut windows: Vec<(&Chunk, Window)> = Vec::new();
-        let mut result = Ok(());
-        for chunk in job.model.chunks.iter().rev() {
-            if throttled() || job.stopped() || result.is_err() {
-                break;
+        let limit = job.system.memory().dirty_limit_kib / 4;
+        let mut chunks = job.model.chunks.iter().rev();
+        while !throttled(job) && !job.stopped() && chunks.len() > 0 {
+            let mut windows = Vec::new();
+            let result = self.burst_round(number, &mut chunks, limit, &mut windows);
+            for (chunk, window) in windows {
+                self.unmap(chunk, &window, false)?;
             }
-            if !job.model.files[chunk.file].writable {
+            result?;
+        }
+        Ok(())
+    }
+    /// First bring as many folios in as may be dirty, then store into all of them at once:
+    /// no store waits for a read.
+    fn burst_round(
+        &mut self,
+        number: usize,
+        chunks: &mut dyn Iterator<Item = &'a Chunk>,
+        limit: u64,
+        windows: &mut Vec<(&'a Chunk, Window)>,
+    ) -> Result<(), Failed> {
+        let job = self.job;
+        let mut targets = Vec::new();
+        while (targets.len() as u64) < limit
+            && let Some(chunk) = chunks.next()
+        {
+            let file = &job.model.files[chunk.file];
+            if !file.writable {
                 continue;
             }
             let window = self.map(chunk)?;
+            let advised = job.process.madvise(window.addr, window.len, Advice::Random);
+            advised.map_err(|e| job.fail("madvise", &file.path, &e))?;
             for slot in chunk.slots.clone() {
                 if job.model.owner(chunk.file, slot) == Owner::Storer(number) {
-                    result = self.poke(&window, chunk.file, slot);
-                }
-                if result.is_err() {
-                    break;
+                    let addr = window.addr.add(file.range(slot).start - window.start);
+                    let loaded = job.process.load(addr, &mut self.scratch[..1]);
+                    loaded.map_err(|e| job.fail("load from", &file.path, &e))?;
+                    targets.push((windows.len(), slot));
                 }
             }
             windows.push((chunk, window));
         }
-        for (chunk, window) in windows {
-            self.unmap(chunk, &window, false)?;
+        for _ in 0..BURSTS {
+            for &(index, slot) in &targets {
+                let (chunk, window) = &windows[index];
+                self.poke(window, chunk.file, slot)?;
+            }
+            if job.stopped() || throttled(job) {
+                break;
+            }
         }
-        result
+        Ok(())
     }
     fn poke(&mut self, window: &Window, file: usize, slot: u32) -> Result<(), Failed> {
         let job = self.job;

@@ -244,10 +244,15 @@ fn verbose_bmap(run: &mut Run<'_>, found: &[Mapped], with_unwritten: bool) {
         .collect();
     let placed = || found.iter().filter(|m| m.line.place.is_some());
     let file = found.iter().map(|m| m.line.file_range().len()).max().unwrap_or(0).max(16);
-    let place = placed().filter_map(|m| m.line.blocks()).map(|b| b.len()).max().unwrap_or(0).max(16);
+    let place =
+        placed().filter_map(|m| m.line.blocks()).map(|b| b.len()).max().unwrap_or(0).max(16);
     let within = rows.iter().map(|r| r.1.len()).max().unwrap_or(0).max(16);
-    let total =
-        found.iter().map(|m| alloc::format!("{}", m.line.sectors()).len()).max().unwrap_or(0).max(5);
+    let total = found
+        .iter()
+        .map(|m| alloc::format!("{}", m.line.sectors()).len())
+        .max()
+        .unwrap_or(0)
+        .max(5);
     let ag = rows.iter().map(|r| alloc::format!("{}", r.0).len()).max().unwrap_or(0).max(2);
     out!(run.cx, "{:>4} {:<file$} {:<place$} ", " EXT:", "FILE-OFFSET", "BLOCK-RANGE");
     out!(run.cx, "{:>ag$} {:<within$} {:>total$}", "AG", "AG-OFFSET", "TOTAL");
@@ -291,7 +296,13 @@ mod tests {
         let all = lines(&list, 0, u64::MAX, 65_536);
         assert_eq!(
             show(&all),
-            ["[0..15]: hole", "[16..31]: 112..127", "[32..63]: hole", "[64..95]: 80..111", "[96..127]: hole"]
+            [
+                "[0..15]: hole",
+                "[16..31]: 112..127",
+                "[32..63]: hole",
+                "[64..95]: 80..111",
+                "[96..127]: hole"
+            ]
         );
         assert!(lines(&[], 0, u64::MAX, 65_536).is_empty());
     }

@@ -110,10 +110,14 @@ impl Run<'_> {
         let complain = |message| Err(Failure::Message(message));
         let (start, size) = (map.offset, map.len);
         let Some(within) = offset.checked_sub(start) else {
-            return complain(alloc::format!("offset ({offset}) is before start of mapping ({start})"));
+            return complain(alloc::format!(
+                "offset ({offset}) is before start of mapping ({start})"
+            ));
         };
         if within > size {
-            return complain(alloc::format!("offset ({within}) is beyond end of mapping ({start})"));
+            return complain(alloc::format!(
+                "offset ({within}) is beyond end of mapping ({start})"
+            ));
         }
         if within.checked_add(len).is_none_or(|end| end > size) {
             return complain(alloc::format!(

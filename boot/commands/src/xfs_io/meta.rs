@@ -41,11 +41,9 @@ pub(super) fn syncfs(run: &mut Run<'_>, _: &[&[u8]]) -> Outcome {
 pub(super) fn sync_range(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
     let parsed = run.options(words, "abw")?;
     let mut flags = SyncRange::empty();
-    for (letter, flag) in [
-        (b'a', SyncRange::WAIT_AFTER),
-        (b'b', SyncRange::WAIT_BEFORE),
-        (b'w', SyncRange::WRITE),
-    ] {
+    for (letter, flag) in
+        [(b'a', SyncRange::WAIT_AFTER), (b'b', SyncRange::WAIT_BEFORE), (b'w', SyncRange::WRITE)]
+    {
         if parsed.has(letter) {
             flags |= flag;
         }
@@ -313,13 +311,12 @@ pub(super) fn seek(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
     }
     let mut at = run.quantity("offset argument", offset)?;
     out!(run.cx, "Whence\tResult\n");
-    let find = |run: &Run<'_>, at: u64, whence| {
-        match run.cx.process.lseek(run.fd(), at as i64, whence) {
+    let find =
+        |run: &Run<'_>, at: u64, whence| match run.cx.process.lseek(run.fd(), at as i64, whence) {
             Ok(found) => Ok(Some(found)),
             Err(Error::NoData) => Ok(None),
             Err(e) => Err(Failure::Call("ERR", e)),
-        }
-    };
+        };
     let mut next_data = find(run, at, Whence::Data)?;
     let mut next_hole = find(run, at, Whence::Hole)?;
     let (mut shown, repeat) = (0, all || parsed.has(b'r'));

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use holdfast_commands::{Context, MemoryFigures, MountInfo, System, ThreadInfo, run, script};
@@ -20,6 +21,7 @@ use holdfast_fs::xfs::{Mount, MountOptions};
 #[derive(Default)]
 pub struct Pipe {
     pub bytes: Mutex<Vec<u8>>,
+    pub terminal: AtomicBool,
 }
 
 impl CharDevice for Pipe {
@@ -30,6 +32,9 @@ impl CharDevice for Pipe {
             *to = from;
         }
         Ok(n)
+    }
+    fn is_terminal(&self) -> bool {
+        self.terminal.load(Ordering::Relaxed)
     }
     fn write(&self, buffer: &[u8]) -> holdfast_fs::Result<usize> {
         self.bytes.lock().unwrap().extend_from_slice(buffer);
@@ -50,21 +55,18 @@ impl System for HostSystem {
         // never worked still shows zero.
         let statistics = self.cache_statistics();
         let count = |name| holdfast_commands::system::counter(&statistics, name);
-        [
-            ("writeback", count("cleaned_background")),
-            ("reclaim", count("evicted_background")),
-        ]
-        .into_iter()
-        .enumerate()
-        .map(|(i, (name, switches))| ThreadInfo {
-            id: i as u64 + 1,
-            name: name.into(),
-            state: 'S',
-            priority: "normal",
-            switches,
-            ..ThreadInfo::default()
-        })
-        .collect()
+        [("writeback", count("cleaned_background")), ("reclaim", count("evicted_background"))]
+            .into_iter()
+            .enumerate()
+            .map(|(i, (name, switches))| ThreadInfo {
+                id: i as u64 + 1,
+                name: name.into(),
+                state: 'S',
+                priority: "normal",
+                switches,
+                ..ThreadInfo::default()
+            })
+            .collect()
     }
     fn memory(&self) -> MemoryFigures {
         let cache = self.fs.cache();
@@ -146,7 +148,8 @@ pub struct Guest {
 
 impl Guest {
     pub fn mount(image: &Path, cache_pages: Option<u64>, readonly: bool) -> Self {
-        let disk = FileDisk::open(image, readonly, Completion::Threads(2)).expect("the image opens");
+        let disk =
+            FileDisk::open(image, readonly, Completion::Threads(2)).expect("the image opens");
         let queue = Queue::new(disk);
         let memory = HostMemory::new(64 << 10);
         let mount = Mount::open(queue.clone(), memory.clone(), MountOptions { readonly })
@@ -189,6 +192,13 @@ impl Guest {
     }
     pub fn script(&self, text: &str) -> Ran {
         let status = script::run_script(&mut self.context(), text.as_bytes());
+        self.finish(status)
+    }
+    /// The prompt, fed with these bytes.
+    pub fn shell(&self, typed: &[u8], terminal: bool) -> Ran {
+        self.stdin.bytes.lock().unwrap().extend_from_slice(typed);
+        self.stdin.terminal.store(terminal, Ordering::Relaxed);
+        let status = holdfast_commands::shell::interact(&mut self.context());
         self.finish(status)
     }
     pub fn unmount(self) {

@@ -193,7 +193,7 @@ fn read_tests(group: &str, out: impl Read, reader: &mut Reader, report: &Mutex<R
         match reader.line(&line) {
             Some((name, Word::Ok)) => {
                 let name = format!("{group}::{name}");
-                add(report, Outcome { name, error: None, took: Duration::ZERO });
+                add(report, Outcome::new(name, None, Duration::ZERO));
             }
             Some((name, Word::Ignored)) => {
                 println!("long, by command only: {group}::{name}");

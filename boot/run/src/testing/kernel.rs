@@ -75,7 +75,7 @@ pub fn run(workspace: &Workspace, selection: &Selection, report: &Mutex<Report>)
             let start = Instant::now();
             let error = ends_in_a_report(workspace, &image, word, sign).err();
             let error = error.map(|error| format!("{error:#}"));
-            add(report, Outcome { name, error, took: start.elapsed() });
+            add(report, Outcome::new(name, error, start.elapsed()));
         }
     }
 }
@@ -142,7 +142,7 @@ fn self_tests(
         failed += usize::from(word.is_err());
         if selection.selects(&name) {
             let took = *word.as_ref().unwrap_or(&Duration::ZERO);
-            add(report, Outcome { name, error: word.err(), took });
+            add(report, Outcome::new(name, word.err(), took));
         }
     }
     let end = || process::last(&log, 40);
@@ -151,7 +151,7 @@ fn self_tests(
     ensure!(ended.status == expected, "ended with status {}\n{}", ended.status, end());
     let name = format!("{group}::boot");
     if selection.selects(&name) {
-        add(report, Outcome { name, error: None, took: ended.took });
+        add(report, Outcome::new(name, None, ended.took));
     }
     Ok(())
 }

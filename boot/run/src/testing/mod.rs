@@ -129,7 +129,7 @@ fn ready(workspace: &Workspace, cases: &[Case], report: &Mutex<Report>) -> Optio
 
 /// Adds a failed test.
 pub fn fail(report: &Mutex<Report>, name: &str, why: &str) {
-    add(report, Outcome { name: name.into(), error: Some(why.into()), took: Duration::ZERO });
+    add(report, Outcome::new(name.into(), Some(why.into()), Duration::ZERO));
 }
 
 /// Adds a test's outcome.
@@ -154,18 +154,23 @@ fn run_all(
             scope.spawn(|| {
                 while let Some(case) = next() {
                     let start = Instant::now();
-                    let error = run_apart(workspace, &case, environment)
-                        .err()
-                        .map(|error| format!("{error:#}"));
-                    add(report, Outcome { name: case.name, error, took: start.elapsed() });
+                    let (notes, error) = match run_apart(workspace, &case, environment) {
+                        Ok(notes) => (notes, None),
+                        Err(error) => (Vec::new(), Some(format!("{error:#}"))),
+                    };
+                    let took = start.elapsed();
+                    add(report, Outcome { name: case.name, error, took, notes });
                 }
             });
         }
     });
 }
 
-/// Runs one test in a process of its own.
-fn run_apart(workspace: &Workspace, case: &Case, environment: &Environment) -> Result<()> {
+/// What starts a line of a test's output that is shown though it passed.
+const NOTE: &str = "note: ";
+
+/// Runs one test in a process of its own; returns its notes.
+fn run_apart(workspace: &Workspace, case: &Case, environment: &Environment) -> Result<Vec<String>> {
     let program = std::env::current_exe().context("this program has no name")?;
     let scratch = workspace.scratch()?;
     let log = scratch.path().join("log");
@@ -177,14 +182,14 @@ fn run_apart(workspace: &Workspace, case: &Case, environment: &Environment) -> R
     let mut running = Running::start(&mut command)?;
     let status = running.wait(Some(LIMIT))?;
     drop(running);
-    let text = || {
-        let bytes = std::fs::read(&log).unwrap_or_default();
-        process::last(&String::from_utf8_lossy(&bytes), 60)
-    };
+    let text = String::from_utf8_lossy(&std::fs::read(&log).unwrap_or_default()).into_owned();
+    let end = process::last(&text, 60);
     match status {
-        Some(status) if status.success() => Ok(()),
-        Some(status) => anyhow::bail!("{}\n{}", process::describe(status), text()),
-        None => anyhow::bail!("no end after {} s\n{}", LIMIT.as_secs(), text()),
+        Some(status) if status.success() => {
+            Ok(text.lines().filter_map(|line| line.strip_prefix(NOTE).map(str::to_owned)).collect())
+        }
+        Some(status) => anyhow::bail!("{}\n{}", process::describe(status), end),
+        None => anyhow::bail!("no end after {} s\n{}", LIMIT.as_secs(), end),
     }
 }
 

@@ -20,6 +20,15 @@ pub struct Outcome {
     pub error: Option<String>,
     /// How long it took, zero where that is unknown.
     pub took: Duration,
+    /// What it found worth telling: figures, mostly.
+    pub notes: Vec<String>,
+}
+
+impl Outcome {
+    /// The outcome of a test that has nothing to tell.
+    pub fn new(name: String, error: Option<String>, took: Duration) -> Self {
+        Self { name, error, took, notes: Vec::new() }
+    }
 }
 
 /// All outcomes so far.
@@ -42,6 +51,9 @@ impl Report {
             _ => String::new(),
         };
         println!("{word} {}{time}", outcome.name);
+        for note in &outcome.notes {
+            println!("       {note}");
+        }
         if let Some(error) = &outcome.error {
             for line in process::last(error, SHOWN_LINES).lines() {
                 println!("       | {line}");
@@ -111,7 +123,7 @@ mod tests {
     use super::*;
 
     fn outcome(name: &str, error: Option<&str>) -> Outcome {
-        Outcome { name: name.into(), error: error.map(Into::into), took: Duration::ZERO }
+        Outcome::new(name.into(), error.map(Into::into), Duration::ZERO)
     }
 
     #[test]

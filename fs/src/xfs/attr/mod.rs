@@ -9,7 +9,7 @@
 //!
 //! On disk the namespace is a flag; in names it is a prefix. Access control lists are
 //! attributes of the namespace "trusted" that Linux also shows, in another format, as
-//! `system.posix_acl_access` and `system.posix_acl_default` ([`acl`]). Pointers to a
+//! `system.posix_acl_access` and `system.posix_acl_default` (`acl`). Pointers to a
 //! file's parents are attributes too, and never shown.
 //!
 //! Locks: `ILOCK` shared.

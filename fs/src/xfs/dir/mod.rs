@@ -9,8 +9,8 @@
 //!
 //! | file | |
 //! |------|--|
-//! | [`lookup`] | one name |
-//! | [`read`] | all names, from a cursor on |
+//! | `lookup` | one name |
+//! | `read` | all names, from a cursor on |
 //!
 //! A cursor is the place of an entry within the directory in units of eight bytes; it
 //! stays good while other entries come and go, and when the form changes.

@@ -116,7 +116,8 @@ pub fn check(block: &[u8]) -> Check {
 /// data block, or 0xffff for a block that is not there.
 pub fn bests(block: &[u8]) -> impl Iterator<Item = u16> {
     let tail = block.len().saturating_sub(Tail::SIZE);
-    let count = be32(block, tail).unwrap_or(0) as usize;
-    let start = tail.saturating_sub(count.saturating_mul(2));
+    // The number is the disk's: no more than there is room for.
+    let count = (be32(block, tail).unwrap_or(0) as usize).min(tail / 2);
+    let start = tail - count * 2;
     (0..count).filter_map(move |i| be16(block, start + i * 2))
 }

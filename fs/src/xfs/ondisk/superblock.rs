@@ -302,7 +302,7 @@ fn check_sizes(view: &View<'_>) -> Check {
     );
     if view.features_incompat() & Incompat::SPARSE_INODES.bits() != 0 {
         let sparse = view.sparse_inode_align();
-        ensure!(sparse.is_power_of_two(), "sparse inode alignment {sparse}");
+        ensure!(sparse == 0 || sparse.is_power_of_two(), "sparse inode alignment {sparse}");
     }
     Ok(())
 }
