@@ -30,11 +30,7 @@ const MAJOR_CONSOLE: u32 = 5;
 const DISK_MINORS: u32 = 16;
 
 /// Everything that needs threads: devices, mount, the command, and the exit status.
-pub fn main_thread(
-    command_line: &CommandLine,
-    _machine: &Machine,
-    script: Option<&'static [u8]>,
-) {
+pub fn main_thread(command_line: &CommandLine, _machine: &Machine, script: Option<&'static [u8]>) {
     system::mark("kernel");
     if command_line.has("selftest") {
         exit(selftest::run(command_line.value("selftest"), command_line.text()));
@@ -46,8 +42,12 @@ pub fn main_thread(
     let cache = PageCache::new(memory, cache_config(command_line));
     cache.start();
     let disks: Vec<Arc<Queue>> = devices.disks.iter().map(|d| Queue::new(d.clone())).collect();
-    let root = if command_line.has("noroot") { None } else { Some(mount(command_line, &disks, &cache)) };
+    let root =
+        if command_line.has("noroot") { None } else { Some(mount(command_line, &disks, &cache)) };
     system::mark("mounted");
+    if root.is_some() {
+        log::info!("mounted {} at /", disks[0].info().name);
+    }
 
     let guest = Guest::new(cache.clone(), root.clone(), disks.first().cloned());
     let process = make_process(&devices, &disks, root.clone());

@@ -76,6 +76,11 @@ pub trait PageTable: Send + Sync {
     /// # Errors
     /// No memory for the table itself.
     fn map(&self, va: VirtAddr, page: &Page, writable: bool) -> Result<(), OutOfMemory>;
+    /// Map several pages, in rising order of address, for reading, where nothing is mapped.
+    /// How many were, from the first on: fewer when there is no memory for the table.
+    fn map_absent(&self, entries: &[(VirtAddr, &Page)]) -> usize {
+        entries.iter().take_while(|(va, page)| self.map(*va, page, false).is_ok()).count()
+    }
     /// What is mapped at `va`.
     fn query(&self, va: VirtAddr) -> Option<Pte>;
     /// Remove the right to write, if there. True if it was writable. Flush afterwards.

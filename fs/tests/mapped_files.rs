@@ -26,13 +26,13 @@ fn a_read_fault_maps_what_is_cached_around_it() {
     w.stack.read(&ra, 0, 40 * PAGE_SIZE).unwrap();
     let va = w.map(40 * PAGE_SIZE, 0, Prot::READ, MapFlags::SHARED);
     assert_eq!(w.load(va.add(5 * PAGE), 1).unwrap(), [20]);
-    assert_eq!(w.table.mapped_pages(), 16, "one fault, sixteen pages");
-    for page in 0..16 {
+    assert_eq!(w.table.mapped_pages(), 32, "one fault, thirty-two pages");
+    for page in 0..32 {
         let pte = w.table.query(va.add(page * PAGE)).expect("mapped by the first fault");
         assert!(!pte.writable);
     }
     w.load(va.add(39 * PAGE), 1).unwrap();
-    assert_eq!(w.table.mapped_pages(), 16 + 8, "the area ends in the middle of a group");
+    assert_eq!(w.table.mapped_pages(), 32 + 8, "the area ends in the middle of a group");
     w.space.munmap(va, 40 * PAGE_SIZE).unwrap();
     assert_eq!(w.table.mapped_pages(), 0);
     w.assert_droppable();

@@ -115,7 +115,8 @@ fn threads_share_pages_without_losing_a_byte() {
     const RECORDS: usize = 2000;
     let size = RECORD * RECORDS;
     let device = disk(2 << 20, Completion::Threads(2));
-    let stack = Arc::new(Stack::new(device.clone(), FlatFile::scattered(10, 2048), size as u64, 64));
+    let stack =
+        Arc::new(Stack::new(device.clone(), FlatFile::scattered(10, 2048), size as u64, 64));
     stack.cache.start();
     // IOLOCK's part: writers exclude one another and readers, as the file layer does.
     let iolock = Arc::new(std::sync::RwLock::new(()));

@@ -83,7 +83,8 @@ fn scenario() {
         }
     }
     let s = stack.cache.statistics();
-    let get = |a: &holdfast_sync::atomic::AtomicU64| a.load(holdfast_sync::atomic::Ordering::Relaxed);
+    let get =
+        |a: &holdfast_sync::atomic::AtomicU64| a.load(holdfast_sync::atomic::Ordering::Relaxed);
     EVICTED.fetch_add(get(&s.evicted_background) + get(&s.evicted_direct), Ordering::Relaxed);
     CLEANED.fetch_add(get(&s.cleaned_background), Ordering::Relaxed);
     STALE.fetch_add(get(&s.stale_mappings), Ordering::Relaxed);

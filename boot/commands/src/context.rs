@@ -154,8 +154,13 @@ pub fn write_all(process: &Process, fd: i32, mut bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// `strerror`'s text, followed by the stack's own reason where it has one.
+/// `strerror`'s text, followed by the stack's own reason where that says more than the
+/// caller knows: what is damaged, what is missing.
 pub fn explain(error: &Error) -> String {
     let (text, full) = (error.text(), error.to_string());
-    if full.starts_with(text) { full } else { alloc::format!("{text} ({full})") }
+    match error {
+        Error::Invalid(_) => text.to_string(),
+        _ if full.starts_with(text) => full,
+        _ => alloc::format!("{text} ({full})"),
+    }
 }

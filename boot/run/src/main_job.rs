@@ -261,7 +261,7 @@ fn overwritten(before: &Manifest, after: &Manifest) -> Verdict {
 
 /// The verdicts for people.
 fn summary(verdicts: &Verdicts, ended: &Ended) -> String {
-    let mut text = String::from("\nVerdicts\n");
+    let mut text = String::from("judged by others\n");
     for (judge, verdict) in verdicts {
         let word = if verdict.is_good() { "ok " } else { "BAD" };
         let detail = verdict.text().replace('\n', "\n                      ");
@@ -270,7 +270,7 @@ fn summary(verdicts: &Verdicts, ended: &Ended) -> String {
     let boot = ended
         .mounted_after
         .map_or_else(|| "not seen".into(), |time| format!("{:.0} ms", time.as_secs_f64() * 1e3));
-    text.push_str(&format!("  QEMU start to mounted: {boot}; "));
+    text.push_str(&format!("QEMU start to mounted: {boot}; "));
     text.push_str(&format!("to its end: {:.1} s\n", ended.took.as_secs_f64()));
     text
 }

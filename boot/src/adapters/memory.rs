@@ -101,6 +101,11 @@ impl PageTable for HardwareTable {
         }
         Ok(())
     }
+    fn map_absent(&self, entries: &[(VirtAddr, &Page)]) -> usize {
+        let mut mapper = self.space.mapper();
+        let entries = entries.iter();
+        entries.take_while(|(va, page)| mapper.map_absent(va.0, page.phys_addr()).is_ok()).count()
+    }
     #[inline]
     fn query(&self, va: VirtAddr) -> Option<Pte> {
         self.space.query(va.0).map(pte)

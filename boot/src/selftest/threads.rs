@@ -225,8 +225,16 @@ fn many_threads() -> Outcome {
     ensure!(total.load(Ordering::Relaxed) == 4 * count, "threads were lost");
     let left = sched::snapshot().iter().filter(|t| t.name.starts_with("many/")).count();
     ensure!(left == 0, "{left} threads never ended");
-    let [_, second, _, last] = accounted;
-    ensure!(last + 16 >= second, "frames accounted for after each round: {accounted:?}");
+    // Another processor may still be unmapping the last stacks.
+    let [_, second, _, mut last] = accounted;
+    for _ in 0..100 {
+        if last + 16 >= second {
+            break;
+        }
+        thread::sleep_ns(50_000_000);
+        last = accounted_frames();
+    }
+    ensure!(last + 16 >= second, "frames accounted for: {accounted:?}, in the end {last}");
     Ok(())
 }
 

@@ -4,8 +4,8 @@ use alloc::sync::Arc;
 
 use holdfast_sync::Mutex;
 
-use super::fill::{self, page_of};
 use super::Sink;
+use super::fill::{self, page_of};
 use crate::pagecache::{Mapping, PageCache, Readahead};
 use crate::platform::PAGE_SIZE;
 use crate::{Error, Result};

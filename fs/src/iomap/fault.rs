@@ -1,6 +1,7 @@
 //! Page faults: the folio of a page, and the right to store to it.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::ops::Range;
 
 use holdfast_sync::Mutex;
@@ -67,22 +68,23 @@ pub fn fault(
     }
 }
 
-/// Call `each` for the folios of pages `range` that could be mapped at once: cached,
+/// Call `map` with the folios of pages `range` that could be mapped at once: cached,
 /// uptodate, within the file, and locked for the duration of the call, which must not
 /// sleep. The caller holds the invalidate lock shared.
-pub fn fault_around(mapping: &Mapping, range: Range<u64>, each: &mut dyn FnMut(&Folio)) {
+pub fn fault_around(mapping: &Mapping, range: Range<u64>, map: &mut dyn FnMut(&[&Folio])) {
     let end = range.end.min(mapping.size_pages());
     let folios = mapping.folios();
-    for index in range.start..end {
-        if let Some(folio) = folios.get(index)
-            && folio.is_uptodate()
-        {
-            folio.with_try_lock(|f| {
-                if !f.is_detached() {
-                    each(f);
-                }
-            });
+    let mut locked: Vec<&Folio> = Vec::with_capacity((end.saturating_sub(range.start)) as usize);
+    folios.for_each_in(range.start..end, &mut |folio| {
+        if folio.is_uptodate() && folio.try_lock_in_index() {
+            locked.push(folio);
         }
+    });
+    if !locked.is_empty() {
+        map(&locked);
+    }
+    for folio in locked {
+        folio.unlock_in_index();
     }
 }
 

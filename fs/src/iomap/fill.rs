@@ -61,8 +61,7 @@ pub(super) fn fill_blocks(
     range: Range<usize>,
 ) -> Result<()> {
     let shift = mapping.block_shift();
-    let wanted =
-        Folio::blocks_touched(shift, range.start, range.end) & !folio.uptodate_blocks();
+    let wanted = Folio::blocks_touched(shift, range.start, range.end) & !folio.uptodate_blocks();
     let batch = Batch::new();
     for run in runs(wanted, shift) {
         let pos = folio.position() + run.start as u64;
@@ -105,8 +104,8 @@ pub(super) fn fill_folio(mapping: &Mapping, folio: &LockedFolio) -> Result<()> {
             break;
         }
         let map = mapping.ops().begin(pos, (PAGE_SIZE - at) as u64, Purpose::Read)?;
-        let end = (map.end_bytes().min(folio.position() + PAGE_SIZE as u64)
-            - folio.position()) as usize;
+        let end =
+            (map.end_bytes().min(folio.position() + PAGE_SIZE as u64) - folio.position()) as usize;
         if end <= at {
             return Err(Error::Io);
         }
@@ -124,8 +123,8 @@ fn zero_past_eof(mapping: &Mapping, folio: &Folio) {
         let tail = (size - folio.position()) as usize;
         // Only blocks that are being filled lie there: nobody stored beyond the end.
         let block_end = tail.next_multiple_of(1 << mapping.block_shift());
-        let filled = folio.uptodate_blocks()
-            & Folio::blocks_touched(mapping.block_shift(), tail, block_end);
+        let filled =
+            folio.uptodate_blocks() & Folio::blocks_touched(mapping.block_shift(), tail, block_end);
         if filled == 0 {
             folio.page().zero(tail, block_end - tail);
         }
@@ -153,7 +152,12 @@ fn count_read_in(mapping: &Mapping) {
 /// Start reading the uncached pages of a window; nobody waits here. The folios appear
 /// in the index locked, and are unlocked when their data is there.
 /// Returns how many folios were started.
-pub(super) fn read_pages(mapping: &Arc<Mapping>, start: u64, count: u64, mark: Option<u64>) -> usize {
+pub(super) fn read_pages(
+    mapping: &Arc<Mapping>,
+    start: u64,
+    count: u64,
+    mark: Option<u64>,
+) -> usize {
     let end = start.saturating_add(count).min(mapping.size_pages());
     let mut from = start;
     let mut started = 0;
@@ -283,13 +287,7 @@ impl<'a> Reader<'a> {
                 }
             }
         });
-        self.plug.submit(Bio::transfer(
-            Op::Read,
-            self.first,
-            segments,
-            BioFlags::READAHEAD,
-            done,
-        ));
+        self.plug.submit(Bio::transfer(Op::Read, self.first, segments, BioFlags::READAHEAD, done));
     }
     fn finish(mut self) {
         self.submit();

@@ -32,8 +32,7 @@ pub fn extents(
         if !map.contains(at) {
             return Err(Error::Io);
         }
-        if !each(&map) || (matches!(map.kind, MapKind::Hole) && map.end_bytes() >= mapping.size())
-        {
+        if !each(&map) || (matches!(map.kind, MapKind::Hole) && map.end_bytes() >= mapping.size()) {
             break;
         }
         at = map.end_bytes();

@@ -151,9 +151,34 @@ impl Area {
         }
         Ok(())
     }
-    /// Show several folios for reading, all of pages with the same [`chunk_of`].
-    pub(super) fn group(&self, chunk: u64) -> Group<'_> {
-        Group { area: self, chunk, slots: None, folios: 0, private: 0 }
+    /// Show several folios for reading, where nothing stands at their places. They are
+    /// locked, in rising order, and their pages lie in one chunk. How many are done, from
+    /// the first on.
+    pub(super) fn map_around(&self, folios: &[&Folio]) -> usize {
+        let Some(first) = folios.first() else { return 0 };
+        let mut slots = self.lock();
+        let chunk = slots.entry(first.index() / CHUNK).or_default();
+        let taken = chunk.folios | chunk.private_bits();
+        let mut absent = Vec::with_capacity(folios.len());
+        for folio in folios {
+            debug_assert!(folio.index() / CHUNK == first.index() / CHUNK);
+            if taken & bit(folio.index()) == 0 {
+                absent.push((self.address(folio.index()), folio.page()));
+            }
+        }
+        let mut mapped = self.table.map_absent(&absent);
+        for (done, folio) in folios.iter().enumerate() {
+            if taken & bit(folio.index()) != 0 {
+                continue;
+            }
+            if mapped == 0 {
+                return done;
+            }
+            mapped -= 1;
+            chunk.folios |= bit(folio.index());
+            folio.add_mapping_ref();
+        }
+        folios.len()
     }
     /// Show a private page in the place of a folio, which is locked and was copied.
     pub(super) fn map_copy(&self, folio: &Folio, copy: Page) -> Result<(), OutOfMemory> {
@@ -241,55 +266,6 @@ impl Area {
         }
         drop(slots);
         drop(private);
-    }
-}
-
-/// Which pages [`Area::group`] can take together.
-pub(super) const fn chunk_of(key: u64) -> u64 {
-    key / CHUNK
-}
-
-/// Folios that are mapped under one hold of the area's lock, which is taken with the
-/// first: each folio is locked only while it is added, but whoever locks it next and
-/// wants its entry gone waits for the area.
-pub(super) struct Group<'a> {
-    area: &'a Area,
-    chunk: u64,
-    slots: Option<MutexGuard<'a, BTreeMap<u64, Chunk>>>,
-    /// The chunk's bits, to be stored in the end.
-    folios: u64,
-    private: u64,
-}
-
-impl Group<'_> {
-    /// Show a folio, which is locked, for reading, if nothing stands at its place.
-    pub(super) fn add(&mut self, folio: &Folio) -> Result<(), OutOfMemory> {
-        let key = folio.index();
-        debug_assert!(chunk_of(key) == self.chunk);
-        if self.slots.is_none() {
-            let slots = self.area.lock();
-            if let Some(chunk) = slots.get(&self.chunk) {
-                self.folios = chunk.folios;
-                self.private = chunk.private_bits();
-            }
-            self.slots = Some(slots);
-        }
-        if (self.folios | self.private) & bit(key) == 0 {
-            self.area.table.map(self.area.address(key), folio.page(), false)?;
-            folio.add_mapping_ref();
-            self.folios |= bit(key);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Group<'_> {
-    fn drop(&mut self) {
-        if let Some(slots) = &mut self.slots
-            && self.folios != 0
-        {
-            slots.entry(self.chunk).or_default().folios = self.folios;
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use core::ops::Range;
 
-use super::area::{Area, Backing, chunk_of};
+use super::area::{Area, Backing};
 use super::space::find;
 use super::{AddressSpace, FAULT_AROUND, MappedFile, Prot};
 use crate::iomap;
@@ -84,9 +84,9 @@ impl AddressSpace {
 /// Is the page itself among it?
 fn map_around(area: &Area, mapping: &Mapping, number: u64, index: u64) -> bool {
     let mut found = false;
-    let mut group = area.group(chunk_of(index));
-    iomap::fault_around(mapping, window(area, number), &mut |folio| {
-        if group.add(folio).is_ok() && folio.index() == index {
+    iomap::fault_around(mapping, window(area, number), &mut |folios| {
+        let mapped = area.map_around(folios);
+        if let Some(folio) = folios[..mapped].iter().find(|f| f.index() == index) {
             folio.mark_accessed();
             found = true;
         }

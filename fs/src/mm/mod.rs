@@ -55,7 +55,7 @@ pub const USER_START: VirtAddr = VirtAddr(0x1_0000);
 pub const USER_END: VirtAddr = VirtAddr(0x7FFF_FFFF_F000);
 
 /// Pages that a read fault tries to map at once, aligned to their number.
-const FAULT_AROUND: u64 = 16;
+const FAULT_AROUND: u64 = 32;
 
 /// An open file that an address space can map.
 pub trait MappedFile: Send + Sync {

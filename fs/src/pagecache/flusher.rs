@@ -153,9 +153,8 @@ impl PageCache {
             self.flush_excess();
             self.flush_expired();
             let ready = || {
-                (self.flusher_kicked.load(Ordering::SeqCst)
-                    || self.stopping.load(Ordering::SeqCst))
-                .then_some(())
+                (self.flusher_kicked.load(Ordering::SeqCst) || self.stopping.load(Ordering::SeqCst))
+                    .then_some(())
             };
             if self.has_dirty_files() {
                 self.flusher_wake.wait_timeout(self.config.interval_ns, ready);
@@ -166,8 +165,7 @@ impl PageCache {
     }
     /// Write until no more than the background share is dirty.
     fn flush_excess(&self) {
-        while self.dirty_pages() > self.background_pages()
-            && !self.stopping.load(Ordering::SeqCst)
+        while self.dirty_pages() > self.background_pages() && !self.stopping.load(Ordering::SeqCst)
         {
             let (written, found) = self.flush_oldest(SLICE, Mode::Background);
             if !found {

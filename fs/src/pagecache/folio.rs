@@ -113,21 +113,23 @@ impl Folio {
             LockedFolio { folio: Some(self.clone()), _not_send: PhantomData }
         })
     }
-    /// Run `f` with the lock held, if nobody holds it; saves the reference count.
+    /// Lock if nobody holds it, without a reference: the caller is inside the index's read
+    /// side, where the folio cannot go away, and unlocks before it leaves.
     #[inline]
-    pub(crate) fn with_try_lock(&self, f: impl FnOnce(&Self)) -> bool {
-        let locked = self.try_lock_raw();
-        if locked {
-            f(self);
-            self.unlock();
-        }
-        locked
+    pub(crate) fn try_lock_in_index(&self) -> bool {
+        self.try_lock_raw()
+    }
+    /// The end of [`Folio::try_lock_in_index`].
+    #[inline]
+    pub(crate) fn unlock_in_index(&self) {
+        self.unlock();
     }
     #[inline]
     fn try_lock_raw(&self) -> bool {
         self.flags.load(Ordering::Relaxed) & LOCKED == 0
             && self.flags.fetch_or(LOCKED, Ordering::Acquire) & LOCKED == 0
     }
+    #[inline]
     fn unlock(&self) {
         self.clear_and_wake(LOCKED);
     }
@@ -157,6 +159,7 @@ impl Folio {
             }
         }
     }
+    #[inline]
     fn clear_and_wake(&self, bit: u32) {
         if self.flags.fetch_and(!(bit | WAITERS), Ordering::AcqRel) & WAITERS != 0 {
             self.flags.wake_all();

@@ -63,6 +63,35 @@ impl Index {
             }
         }
     }
+    /// Call `each` for the folios with indexes in `range`, in order; the way down the tree
+    /// is walked once for each node of the last level.
+    pub(crate) fn for_each_in<'a>(
+        &'a self,
+        range: core::ops::Range<u64>,
+        each: &mut dyn FnMut(&'a Folio),
+    ) {
+        let mut at = range.start;
+        while at < range.end && self.covers(at) {
+            let stop = range.end.min((at | (FAN_OUT as u64 - 1)).saturating_add(1));
+            if let Some(node) = self.leaf(at) {
+                for slot in &node.slots[slot_of(at, 0)..=slot_of(stop - 1, 0)] {
+                    if let Slot::Folio(folio) = slot {
+                        each(folio);
+                    }
+                }
+            }
+            at = stop;
+        }
+    }
+    /// The node of the last level that covers `index`.
+    fn leaf(&self, index: u64) -> Option<&Node> {
+        let mut node = self.root.as_deref()?;
+        for level in (1..self.height).rev() {
+            let Slot::Node(child) = &node.slots[slot_of(index, level)] else { return None };
+            node = child;
+        }
+        Some(node)
+    }
     /// Add a folio; false if there is one already.
     pub(super) fn insert(&mut self, folio: &Arc<Folio>) -> bool {
         let index = folio.index();
@@ -202,7 +231,8 @@ mod tests {
         let keys = [0, 1, 63, 64, 4095, 4096, 1 << 24, (1 << 42) + 7, (1 << 51) - 1];
         for round in 0..20_000u64 {
             seed = seed.wrapping_mul(6364136223846793005).wrapping_add(round | 1);
-            let key = if seed >> 60 < 4 { keys[(seed >> 33) as usize % keys.len()] } else { seed >> 54 };
+            let key =
+                if seed >> 60 < 4 { keys[(seed >> 33) as usize % keys.len()] } else { seed >> 54 };
             match seed >> 20 & 3 {
                 0 | 1 => {
                     let f = folio(key);
@@ -225,7 +255,8 @@ mod tests {
             }
             assert_eq!(index.len(), model.len() as u64);
         }
-        let all: Vec<u64> = index.collect(0..u64::MAX, usize::MAX).iter().map(|f| f.index()).collect();
+        let all: Vec<u64> =
+            index.collect(0..u64::MAX, usize::MAX).iter().map(|f| f.index()).collect();
         assert_eq!(all, model.keys().copied().collect::<Vec<_>>());
     }
 }

@@ -323,9 +323,7 @@ impl Mapping {
     }
     /// The area maps the file no longer; its pages are unmapped already.
     pub fn remove_area(&self, area: &Arc<dyn MappedArea>) {
-        let same = |a: &Arc<dyn MappedArea>| {
-            core::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(area))
-        };
+        let same = |a: &Arc<dyn MappedArea>| core::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(area));
         self.areas.lock().retain(|a| !same(a));
     }
     pub(super) fn for_areas(&self, index: u64, mut each: impl FnMut(&dyn MappedArea)) {

@@ -15,7 +15,8 @@ pub(super) struct RefaultTable {
 }
 
 fn hash(file: u64, index: u64) -> u64 {
-    let mut x = file.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ index.wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    let mut x =
+        file.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ index.wrapping_mul(0xD6E8_FEB8_6659_FD93);
     x ^= x >> 32;
     x.wrapping_mul(0xD6E8_FEB8_6659_FD93) | 1
 }
@@ -24,10 +25,7 @@ impl RefaultTable {
     /// A table that remembers about as many evictions as the cache has pages.
     pub(super) fn new(pages: u64) -> Self {
         let len = pages.clamp(64, 1 << 20).next_power_of_two() as usize;
-        Self {
-            entries: (0..len).map(|_| AtomicU64::new(0)).collect(),
-            clock: AtomicU32::new(1),
-        }
+        Self { entries: (0..len).map(|_| AtomicU64::new(0)).collect(), clock: AtomicU32::new(1) }
     }
     fn entry(&self, hash: u64) -> &AtomicU64 {
         &self.entries[(hash >> 8) as usize & (self.entries.len() - 1)]

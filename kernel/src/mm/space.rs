@@ -94,6 +94,10 @@ impl AddressSpace {
     }
     /// As [`Self::entry`], making missing tables.
     fn make_entry(&self, address: u64) -> Result<&AtomicU64, OutOfMemory> {
+        Ok(&self.last_table(address)?[index(address, 0)])
+    }
+    /// The last-level table of `address`, made if it is missing.
+    fn last_table(&self, address: u64) -> Result<&Table, OutOfMemory> {
         assert!(address < USER_END, "{address:#x} is not a program's address");
         let mut table = Self::table_at(self.root);
         for level in (1..=3).rev() {
@@ -104,7 +108,7 @@ impl AddressSpace {
             }
             table = Self::table_at(entry & ADDRESS);
         }
-        Ok(&table[index(address, 0)])
+        Ok(table)
     }
     #[cold]
     fn install(slot: &AtomicU64) -> Result<u64, OutOfMemory> {
@@ -136,6 +140,10 @@ impl AddressSpace {
         flags.set(Entry::NO_EXECUTE, !protection.contains(Protection::EXECUTE));
         let slot = self.make_entry(address)?;
         Ok(present(slot.swap(phys | flags.bits(), Ordering::SeqCst)))
+    }
+    /// For mapping several pages near one another.
+    pub fn mapper(&self) -> Mapper<'_> {
+        Mapper { space: self, region: u64::MAX, table: None }
     }
     /// What is mapped at `address`.
     #[inline]
@@ -188,6 +196,36 @@ impl AddressSpace {
     #[inline]
     pub fn activate(self: &Arc<Self>) {
         crate::sched::set_space(self);
+    }
+}
+
+/// Maps pages one after the other and walks the tables again only where they end.
+pub struct Mapper<'a> {
+    space: &'a AddressSpace,
+    /// The addresses that `table` is for, without their low bits.
+    region: u64,
+    table: Option<&'a Table>,
+}
+
+impl Mapper<'_> {
+    /// Map the page at `phys` at `address`, where nothing is, for reading only.
+    ///
+    /// # Errors
+    /// No frame for a table.
+    #[inline]
+    pub fn map_absent(&mut self, address: u64, phys: u64) -> Result<(), OutOfMemory> {
+        let region = address >> 21;
+        let table = match self.table {
+            Some(table) if region == self.region => table,
+            _ => {
+                let table = self.space.last_table(address)?;
+                (self.region, self.table) = (region, Some(table));
+                table
+            }
+        };
+        let flags = Entry::PRESENT | Entry::USER | Entry::NO_EXECUTE;
+        table[index(address, 0)].store(phys | flags.bits(), Ordering::SeqCst);
+        Ok(())
     }
 }
 

@@ -78,8 +78,7 @@ impl Held {
     fn remove(&self, class: &'static LockClass) {
         let n = self.count.load(Ordering::Relaxed);
         let target = core::ptr::from_ref(class).cast_mut();
-        let Some(at) =
-            (0..n).rev().find(|&i| self.classes[i].load(Ordering::Relaxed) == target)
+        let Some(at) = (0..n).rev().find(|&i| self.classes[i].load(Ordering::Relaxed) == target)
         else {
             panic!("lock check: released {} which is not held: {:?}", class.name, self.names());
         };
@@ -113,7 +112,11 @@ pub fn before(class: &'static LockClass) {
                 if wrong && (class.rank != 0 || same) {
                     panic!(
                         "lock check: waiting for {} ({}) while holding {} ({}); held: {:?}",
-                        class.name, class.rank, h.name, h.rank, held.names()
+                        class.name,
+                        class.rank,
+                        h.name,
+                        h.rank,
+                        held.names()
                     );
                 }
             }

@@ -48,10 +48,7 @@ pub struct PerCpuReadGuard<'a, T: ?Sized> {
 }
 /// Exclusive access to what a [`PerCpuRwLock`] protects.
 #[must_use = "dropping the guard unlocks at once"]
-pub struct PerCpuWriteGuard<'a, T: ?Sized>(
-    &'a PerCpuRwLock<T>,
-    core::marker::PhantomData<*mut ()>,
-);
+pub struct PerCpuWriteGuard<'a, T: ?Sized>(&'a PerCpuRwLock<T>, core::marker::PhantomData<*mut ()>);
 
 impl<T> PerCpuRwLock<T> {
     /// An unlocked lock of this class, with a slot for every processor.
@@ -112,8 +109,7 @@ impl<T: ?Sized> PerCpuRwLock<T> {
     pub fn write(&self) -> PerCpuWriteGuard<'_, T> {
         check::before(self.class);
         if self.writer.compare_exchange(0, 1, SeqCst, SeqCst).is_err() {
-            self.queue
-                .wait_until(|| self.writer.compare_exchange(0, 1, SeqCst, SeqCst).ok());
+            self.queue.wait_until(|| self.writer.compare_exchange(0, 1, SeqCst, SeqCst).ok());
         }
         if !self.quiet() {
             self.queue.wait_until(|| self.quiet().then_some(()));

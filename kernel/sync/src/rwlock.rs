@@ -38,12 +38,7 @@ pub struct RwLockWriteGuard<'a, T: ?Sized>(&'a RwLock<T>, core::marker::PhantomD
 impl<T> RwLock<T> {
     /// An unlocked lock of this class.
     pub const fn new(class: &'static LockClass, value: T) -> Self {
-        Self {
-            class,
-            state: Word::new(0),
-            queue: WaitQueue::new(),
-            value: UnsafeCell::new(value),
-        }
+        Self { class, state: Word::new(0), queue: WaitQueue::new(), value: UnsafeCell::new(value) }
     }
 }
 

@@ -152,7 +152,7 @@ fn writes(bench: &mut Bench<'_>, file: &OpenFile, disk: &OpenFile, pieces: &[Pie
     let mut kept = vec![0; step as usize];
     let mut seen_write = QueueStatistics::default();
     for (offset, piece) in steps(pieces, step, bench.size) {
-        let seed = 3 + (offset / PAGE & 1);
+        let seed = 3 + (offset / PAGE) % 2;
         for at in (offset..offset + piece.1).step_by(PAGE as usize) {
             bench.pwrite(file.fd, at, PAGE as usize, seed)?;
         }
@@ -176,7 +176,7 @@ fn writes(bench: &mut Bench<'_>, file: &OpenFile, disk: &OpenFile, pieces: &[Pie
     bench.cx.system.drop_caches().map_err(failed("drop_caches"))?;
     let mut good = true;
     for (offset, piece) in steps(pieces, step, bench.size) {
-        let seed = 3 + (offset / PAGE & 1);
+        let seed = 3 + (offset / PAGE) % 2;
         for at in [offset, offset + (piece.1 - PAGE) / PAGE * PAGE] {
             good &= bench.data.check_at(&bench.cx.process.clone(), file.fd, at, seed);
         }

@@ -54,7 +54,7 @@ pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
         ]);
     }
     if rows.len() > 1 {
-        print(cx, &rows, human);
+        print(cx, &rows);
     }
     status
 }
@@ -68,9 +68,9 @@ fn percent(used: u64, available: u64) -> String {
     alloc::format!("{}%", (u128::from(used) * 100).div_ceil(whole))
 }
 
-fn print(cx: &mut Context, rows: &[[String; 6]], human: bool) {
+fn print(cx: &mut Context, rows: &[[String; 6]]) {
     // GNU's columns are never narrower than these.
-    let least = [14, if human { 5 } else { 5 }, 5, 5, 4, 0];
+    let least = [14, 5, 5, 5, 4, 0];
     let width: Vec<usize> =
         (0..6).map(|c| rows.iter().map(|r| r[c].len()).max().unwrap_or(0).max(least[c])).collect();
     for row in rows {

@@ -321,6 +321,6 @@ fn seconds(ns: u64) -> String {
 /// Bytes, and how fast they went.
 fn amount(bytes: u64, ns: u64) -> String {
     let rate = (u128::from(bytes) * 1_000_000_000 / u128::from(ns.max(1))) as u64;
-    let tenths = |n: u64| alloc::format!("{}.{}", n >> 20, (n & 0xF_FFFF) * 10 >> 20);
+    let tenths = |n: u64| alloc::format!("{}.{}", n >> 20, ((n & 0xF_FFFF) * 10) >> 20);
     alloc::format!("{:>8} MiB in {:>7} s, {:>7} MiB/s", tenths(bytes), seconds(ns), tenths(rate))
 }

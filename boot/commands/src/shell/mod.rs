@@ -140,7 +140,7 @@ impl Shell<'_> {
                 return None;
             }
         };
-        let Some(first) = line.words.first() else { return None };
+        let first = line.words.first()?;
         match first.as_slice() {
             b"exit" => return self.exit(&line.words),
             b"wait" if line.words.len() == 1 => {

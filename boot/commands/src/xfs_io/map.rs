@@ -64,7 +64,8 @@ fn select(run: &mut Run<'_>, word: &[u8]) -> Outcome {
             Ok(())
         }
         _ => {
-            let (word, last) = (String::from_utf8_lossy(word), run.maps.len() - 1);
+            // The original counts one too many here.
+            let (word, last) = (String::from_utf8_lossy(word), run.maps.len());
             let message = alloc::format!("value {word} is out of range (0-{last})");
             Err(Failure::Message(message))
         }
@@ -125,7 +126,7 @@ impl Run<'_> {
             ));
         }
         let addr = map.addr.0 + within;
-        if aligned && addr % 4096 != 0 {
+        if aligned && !addr.is_multiple_of(4096) {
             return complain(alloc::format!("offset address ({addr:#x}) is not page aligned"));
         }
         Ok((within, len))

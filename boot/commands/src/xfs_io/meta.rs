@@ -9,7 +9,6 @@ use holdfast_fs::xfs::{Attributes, FileType};
 
 use super::map::{advice, print_maps};
 use super::{Failure, Outcome, Run};
-use crate::context::explain;
 use crate::{date, options, out, text};
 
 fn call(what: &'static str) -> impl Fn(Error) -> Failure {
@@ -144,8 +143,7 @@ pub(super) fn open(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
         [] => print_file(run, run.current),
         [path] => {
             if let Err(e) = run.open(path, super::open_flags(&parsed)) {
-                let (path, reason) = (String::from_utf8_lossy(path).into_owned(), explain(&e));
-                run.cx.diagnostic(format_args!("{path}: {reason}"));
+                run.open_failed(path, &e);
                 run.status = 1;
             }
         }
@@ -258,8 +256,10 @@ pub(super) fn stat(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
     out!(cx, "fsxattr.cowextsize = {}\nfsxattr.nextents = {}\n", a.cowextsize, a.nextents);
     out!(cx, "fsxattr.naextents = {}\n", a.anextents);
     // Direct transfers go in the device's sectors, up to what one call moves.
-    let sector: u64 = if s.file_type() == FileType::Regular { 512 } else { 0 };
-    let most = if sector == 0 { 0 } else { 0x7FFF_FFFF / sector * sector };
+    let (sector, most) = match s.file_type() {
+        FileType::Regular => (512, 0x7FFF_FFFF / 512 * 512),
+        _ => (0, 0),
+    };
     out!(cx, "dioattr.mem = {sector:#x}\ndioattr.miniosz = {sector}\ndioattr.maxiosz = {most}\n");
     Ok(())
 }

@@ -116,9 +116,7 @@ pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
     };
     for path in &parsed.operands {
         if let Err(e) = run.open(path, flags) {
-            let path = String::from_utf8_lossy(path).into_owned();
-            let reason = explain(&e);
-            run.cx.diagnostic(format_args!("{path}: {reason}"));
+            run.open_failed(path, &e);
             return 1;
         }
     }
@@ -174,6 +172,15 @@ impl Run<'_> {
         });
         self.current = self.files.len() - 1;
         Ok(())
+    }
+    /// The original looks at the path first, and names that call when it fails oddly.
+    fn open_failed(&mut self, path: &[u8], e: &Error) {
+        let path = match e {
+            Error::NotDirectory | Error::Loop | Error::NameTooLong => "stat".into(),
+            _ => String::from_utf8_lossy(path).into_owned(),
+        };
+        let reason = explain(e);
+        self.cx.diagnostic(format_args!("{path}: {reason}"));
     }
     fn file(&self) -> &File {
         // Commands that need a file are not called without one.
@@ -308,7 +315,7 @@ fn dump(cx: &mut Context, position: u64, bytes: &[u8]) {
         }
         cx.bytes(b" ");
         for &b in line {
-            cx.bytes(&[if (0x20..0x7F).contains(&b) { b } else { b'.' }]);
+            cx.bytes(&[if b.is_ascii_alphanumeric() { b } else { b'.' }]);
         }
         cx.bytes(b"\n");
     }

@@ -37,7 +37,7 @@ pub(super) fn integer(word: &[u8]) -> Option<(i64, &[u8])> {
         (false, Some(b'0')) => (8, digits),
         _ => (10, digits),
     };
-    let len = digits.iter().take_while(|&&d| (d as char).to_digit(radix).is_some()).count();
+    let len = digits.iter().take_while(|&&d| (d as char).is_digit(radix)).count();
     if len == 0 {
         return None;
     }
