@@ -157,7 +157,6 @@ fn readlink_canonical() {
             let host = Command::new("readlink").args([mode, path]).current_dir(&t.host).output();
             let host = host.expect("readlink is needed for this test");
             let shown = String::from_utf8(host.stdout).unwrap().replace(&root, "");
-            let shown = shown.replace("nowhere/at_all", "nowhere/at_all");
             let guest = t.guest.run(&["readlink", mode, path]);
             assert_eq!(guest.text(), shown, "{mode} {path}");
             assert_eq!(i32::from(guest.status), host.status.code().unwrap(), "{mode} {path}");

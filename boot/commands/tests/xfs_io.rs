@@ -102,7 +102,7 @@ fn transfers() {
     p.same(&[], &["pread -v -b 16 3 40", "pread -b 1k 0 10k", "pread 0 1m", "pread 1m 5"]);
     p.same(&[], &["pread -B 8192 8192"]);
     p.same(&[], &["pread 0 0x10", "pread 0 010", "pread 0 1s", "pread 0 1b", "pread 1k 3K"]);
-    p.same(&[], &["pwrite -W 5 5", "pwrite -w 5 5", "pwrite -O 0 10000", "pread -V 2 0 12k"]);
+    p.same(&[], &["pwrite -W 5 5", "pwrite -w 5 5", "pwrite -O 0 4000", "pread -V 2 0 16k"]);
     p.same(&[], &["pread x 5", "pread 5 x", "pwrite x 5", "pwrite 5 x", "pread -b x 0 5"]);
     p.same(&[], &["pwrite -S zz 0 5", "pwrite -b x 0 5", "pread -V x 0 8k", "pread", "pread 1"]);
     p.same(&["-r"], &["pwrite 0 1", "pread -v 0 17"]);

@@ -20,8 +20,10 @@ const MICROVM_BYTES: u64 = 512;
 const MICROVM_SLOTS: u32 = 24;
 /// The first one's global interrupt where there is a second I/O APIC, ...
 const MICROVM_GSI: u32 = 24;
-/// ... and where there is none: so many devices, from this interrupt on.
-const MICROVM_FEW: (u32, u32) = (8, 5);
+/// ... and where there is none: so many devices, from one of these interrupts on, with
+/// ACPI and without.
+const MICROVM_FEW: u32 = 8;
+const MICROVM_FEW_GSI: [u32; 2] = [16, 5];
 
 const QUEUE_NOTIFY: usize = 0x50;
 const INTERRUPT_STATUS: usize = 0x60;
@@ -37,8 +39,8 @@ pub(super) struct Place {
     pub(super) address: u64,
     pub(super) bytes: u64,
     pub(super) gsi: u32,
-    /// The interrupt if the machine does not have that one.
-    pub(super) otherwise: Option<u32>,
+    /// If the machine does not have that one, it is one of these.
+    pub(super) otherwise: Option<[u32; 2]>,
 }
 
 fn number(text: &str) -> Option<u64> {
@@ -80,7 +82,7 @@ pub(super) fn places(command_line: &str, probe: bool) -> Vec<Place> {
             address: MICROVM_BASE + u64::from(i) * MICROVM_BYTES,
             bytes: MICROVM_BYTES,
             gsi: MICROVM_GSI + i,
-            otherwise: (i < MICROVM_FEW.0).then_some(MICROVM_FEW.1 + i),
+            otherwise: (i < MICROVM_FEW).then_some(MICROVM_FEW_GSI.map(|gsi| gsi + i)),
         }));
     }
     places.sort_by_key(|p| core::cmp::Reverse(p.address));
@@ -92,7 +94,7 @@ pub(super) fn places(command_line: &str, probe: bool) -> Vec<Place> {
 pub(super) struct MmioLink {
     registers: NonNull<u8>,
     gsi: u32,
-    otherwise: Option<u32>,
+    otherwise: Option<[u32; 2]>,
 }
 
 // SAFETY: device registers, mapped for good, which any thread may access.
@@ -144,11 +146,10 @@ impl MmioLink {
 
 impl Link for MmioLink {
     fn connect(&mut self, signals: &[Arc<Signal>]) -> Result<(), Error> {
-        let hardware = hardware::get();
-        let routed = hardware.wired_interrupt(self.gsi, self.handler(signals.to_vec()))
-            || self
-                .otherwise
-                .is_some_and(|gsi| hardware.wired_interrupt(gsi, self.handler(signals.to_vec())));
+        let route = |gsi| hardware::get().wired_interrupt(gsi, self.handler(signals.to_vec()));
+        // A line that is not the device's stays silent.
+        let routed =
+            route(self.gsi) || self.otherwise.is_some_and(|lines| lines.map(route).contains(&true));
         if routed { Ok(()) } else { Err(Error::Interrupts) }
     }
     fn doorbell(&mut self, queue: u16) -> Result<Doorbell, Error> {
@@ -205,7 +206,7 @@ mod tests {
     fn without_words_the_places_of_microvm() {
         let found = places("quiet", true);
         assert_eq!(found.len(), 24);
-        let first = Place { address: 0xfeb0_0000, bytes: 512, gsi: 24, otherwise: Some(5) };
+        let first = Place { address: 0xfeb0_0000, bytes: 512, gsi: 24, otherwise: Some([16, 5]) };
         assert_eq!(found[23], first);
         let last = Place { address: 0xfeb0_2e00, bytes: 512, gsi: 47, otherwise: None };
         assert_eq!(found[0], last);

@@ -107,10 +107,15 @@ fn copy_cached(mapping: &Mapping, mut pos: u64, sink: &mut dyn Sink) -> (u64, St
 /// Start the window after the mark on page `index`.
 pub(super) fn read_marked(mapping: &Arc<Mapping>, readahead: &Mutex<Readahead>, index: u64) {
     let most = readahead_limit(mapping);
-    let window = readahead.lock().marked(index, most);
-    if let Some(w) = window.filter(|w| w.start < mapping.size_pages()) {
-        let n = fill::read_pages(mapping, w.start, w.count, w.mark);
-        count_readahead(mapping, n as u64);
+    loop {
+        let window = readahead.lock().marked(index, most);
+        let Some(w) = window.filter(|w| w.start < mapping.size_pages()) else { break };
+        let n = fill::read_pages(mapping, w.start, w.count, w.mark) as u64;
+        count_readahead(mapping, n);
+        if n == 0 {
+            // No memory, or all of it is cached.
+            break;
+        }
     }
 }
 

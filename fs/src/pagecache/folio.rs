@@ -269,6 +269,22 @@ impl Folio {
     pub(crate) fn transfer_done(&self) -> bool {
         self.pending.fetch_sub(1, Ordering::AcqRel) == 1
     }
+    /// One transfer fills the whole folio, which nobody else has seen yet.
+    pub(crate) fn transfer_whole(&self) {
+        self.pending.store(1, Ordering::Relaxed);
+    }
+    /// The end of [`Folio::transfer_whole`]: every block holds the file's data, and the
+    /// lock that was handed to the transfer is free.
+    pub(crate) fn end_whole_transfer(&self, block_shift: u32) {
+        self.pending.store(0, Ordering::Relaxed);
+        self.blocks.store(Self::all_blocks(block_shift), Ordering::Release);
+        // Both changes in one step: the one bit is clear, the other set.
+        let before = self.flags.fetch_add(UPTODATE - LOCKED, Ordering::AcqRel);
+        debug_assert!(before & (UPTODATE | LOCKED) == LOCKED);
+        if before & WAITERS != 0 {
+            self.clear_and_wake(WAITERS);
+        }
+    }
     /// Give back a lock that was handed to a transfer.
     pub(crate) fn unlock_after_transfer(&self) {
         self.unlock();

@@ -85,29 +85,25 @@ pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
 /// List directories one after the other, with `-R` also those below.
 fn list_dirs(
     cx: &mut Context,
-    mut pending: Vec<Vec<u8>>,
+    operands: Vec<Vec<u8>>,
     titled: bool,
     mut first: bool,
     flags: &Flags,
 ) -> Status {
     let mut status = 0;
-    let operands = pending.len();
-    let mut done = 0;
-    pending.reverse();
-    while let Some(path) = pending.pop() {
-        let serious = done < operands && pending.len() < operands;
+    // The next one last; whether the command line named it.
+    let mut pending: Vec<(Vec<u8>, bool)> = operands.into_iter().rev().map(|p| (p, true)).collect();
+    while let Some((path, named)) = pending.pop() {
         let (names, error) = list(&cx.process, &path);
         if let Some(e) = error {
             cx.flush();
             let what = if names.is_empty() { "cannot open directory" } else { "reading directory" };
             cx.cannot(what, &path, &e);
-            status = status.max(if serious { 2 } else { 1 });
-            done += 1;
+            status = status.max(if named { 2 } else { 1 });
             if names.is_empty() {
                 continue;
             }
         }
-        done += 1;
         if titled {
             if !first {
                 cx.bytes(b"\n");
@@ -154,7 +150,7 @@ fn list_dirs(
             if !flags.reverse {
                 below.reverse();
             }
-            pending.extend(below);
+            pending.extend(below.into_iter().map(|p| (p, false)));
         }
     }
     status

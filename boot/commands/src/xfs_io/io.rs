@@ -1,7 +1,8 @@
 //! `pread` and `pwrite`.
 
-use alloc::vec;
+use alloc::vec::Vec;
 
+use holdfast_fs::Error;
 use holdfast_sync::time::now_ns;
 
 use super::numbers::{amount, duration, fixed};
@@ -9,8 +10,19 @@ use super::{Failure, Outcome, Run, dump, not_numeric};
 use crate::context::Context;
 use crate::out;
 
-/// No buffer is larger.
-const BUFFER_MAX: u64 = 16 << 20;
+/// No buffer is larger: what a guest's heap can spare.
+const BUFFER_MAX: u64 = 64 << 20;
+
+/// A buffer, if there is memory for it.
+fn buffer(len: u64) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let short = || Failure::Call("memalign", Error::NoMemory);
+    if len > BUFFER_MAX || bytes.try_reserve_exact(len as usize).is_err() {
+        return Err(short());
+    }
+    bytes.resize(len as usize, 0);
+    Ok(bytes)
+}
 
 /// What a transfer is to do, from the command's options.
 struct Plan {
@@ -120,9 +132,8 @@ fn transfer(
     let whole = plan.count < 0;
     let count = if whole { u64::MAX >> 1 } else { plan.count as u64 };
     let unit = if plan.once { count } else { plan.block };
-    let mut buffer = vec![0; unit.min(count).min(BUFFER_MAX) as usize];
+    let mut buffer = buffer(unit.min(count))?;
     let mut done = Done { offset: plan.offset as u64, ..Done::default() };
-    // The range is walked by turns of one block; larger blocks than the buffer are cut.
     let (mut left, mut position) = (count, plan.offset as u64);
     while left > 0 && !buffer.is_empty() {
         let n = left.min(buffer.len() as u64);

@@ -1,7 +1,6 @@
 //! Mappings: `mmap`, `mread`, `mwrite`, `msync`, `munmap`, `madvise`.
 
 use alloc::string::String;
-use alloc::vec;
 
 use holdfast_fs::platform::VirtAddr;
 use holdfast_fs::syscall::{Advice, MapFlags, MsyncFlags, Prot};
@@ -150,16 +149,19 @@ fn pieces(len: u64, reverse: bool) -> impl Iterator<Item = (u64, usize)> {
 pub(super) fn mread(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
     let parsed = run.options(words, "frv")?;
     let (within, len) = run.part(&parsed.operands, false)?;
-    let verbose = parsed.has(b'v');
-    let mut bytes = vec![0; if verbose { len as usize } else { PIECE }];
-    for (at, n) in pieces(len, parsed.has(b'r')) {
-        let from = if verbose { at as usize } else { 0 };
-        let addr = run.address(within + at);
-        let load = run.cx.process.load(addr, &mut bytes[from..from + n]);
-        load.map_err(|e| Failure::Signal("mread", e))?;
-    }
-    if verbose {
-        dump(run.cx, within, &bytes);
+    let (verbose, reverse) = (parsed.has(b'v'), parsed.has(b'r'));
+    let mut bytes = [0; PIECE];
+    // From the back nothing is shown: what is shown is in order, always.
+    let passes: &[bool] = if reverse && verbose { &[true, false] } else { &[reverse] };
+    for &backward in passes {
+        for (at, n) in pieces(len, backward) {
+            let addr = run.address(within + at);
+            let load = run.cx.process.load(addr, &mut bytes[..n]);
+            load.map_err(|e| Failure::Signal("mread", e))?;
+            if verbose && !backward {
+                dump(run.cx, within + at, &bytes[..n]);
+            }
+        }
     }
     Ok(())
 }

@@ -54,7 +54,7 @@ pub fn amount(value: f64) -> String {
     const UNITS: [(&str, u32); 6] =
         [("EiB", 60), ("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
     // As the tool decides it: whole, and below what a C int holds.
-    let whole = value < 2_147_483_648.0 && value >= 0.0 && value == (value as i64) as f64;
+    let whole = (0.0..2_147_483_648.0).contains(&value) && value == (value as i64) as f64;
     for (name, shift) in UNITS {
         let unit = (1u64 << shift) as f64;
         if value >= unit {
