@@ -51,7 +51,7 @@ fn tree(name: &str) -> Tree {
     std::os::unix::fs::symlink("nowhere/at_all", host.join("broken")).unwrap();
     std::os::unix::fs::symlink("loop", host.join("loop")).unwrap();
     let prototype = format!("boot\n0 0\nd--755 0 0\n{}$\n", prototype(&host));
-    let image = image(&dir, 300 << 20, &prototype, &[]);
+    let image = image(&dir, 96 << 20, &prototype, &[]);
     Tree { host, guest: Guest::mount(&image, None, true) }
 }
 
@@ -286,7 +286,7 @@ fn attributes_print_as_getfattr_does() {
         "boot\n0 0\nd--755 0 0\nf ---644 0 0 {}\ng ---644 0 0 {0}\n$\n",
         contents.display()
     );
-    let image = image(&dir, 300 << 20, &line, &[]);
+    let image = image(&dir, 96 << 20, &line, &[]);
     let path = image.to_str().unwrap();
     // The debugger fills values with the letter v.
     for (space, name, len) in [("-u", "zeta", "3"), ("-u", "alpha", "2"), ("-r", "t", "1")] {

@@ -14,7 +14,7 @@ fn disk(dir: &Path, files: &[(&str, Vec<u8>)]) -> PathBuf {
         fs::write(&source, contents).unwrap();
         prototype += &format!("{name} ---644 0 0 {}\n", source.display());
     }
-    image(dir, 300 << 20, &(prototype + "$\n"), &[])
+    image(dir, 96 << 20, &(prototype + "$\n"), &[])
 }
 
 fn bytes(n: usize, seed: u64) -> Vec<u8> {

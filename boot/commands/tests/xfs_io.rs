@@ -27,7 +27,7 @@ fn pair(name: &str) -> Pair {
     let prototype = format!(
         "boot\n0 0\nd--755 0 0\nf ---644 0 0 {source}/f\nempty ---644 0 0 {source}/empty\n$\n"
     );
-    let image = image(&dir, 300 << 20, &prototype, &[]);
+    let image = image(&dir, 96 << 20, &prototype, &[]);
     Pair { host, guest: Guest::mount(&image, None, false) }
 }
 

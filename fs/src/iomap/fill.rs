@@ -11,8 +11,11 @@ use holdfast_sync::atomic::{AtomicU32, Ordering};
 use super::{Iomap, Purpose};
 use crate::block::{Bio, BioFlags, IoError, Op, Plug, Queue, Sector, Segment};
 use crate::pagecache::{Folio, LockedFolio, Mapping, PageCache};
-use crate::platform::{PAGE_SHIFT, PAGE_SIZE};
+use crate::platform::{PAGE_SHIFT, PAGE_SIZE, Page};
 use crate::{Error, Result};
+
+/// Segments a request usually has, at most.
+const RESERVE: usize = 128;
 
 /// Several requests that one thread waits for.
 pub(super) struct Batch {
@@ -112,7 +115,7 @@ pub(super) fn fill_folio(mapping: &Mapping, folio: &LockedFolio) -> Result<()> {
         fill_blocks(mapping, folio, &map, at..end)?;
         at = end;
     }
-    count_read_in(mapping);
+    PageCache::count(&mapping.cache().statistics().read_in, 1);
     Ok(())
 }
 
@@ -143,10 +146,6 @@ pub(super) fn runs(mask: u32, block_shift: u32) -> impl Iterator<Item = Range<us
         rest &= !(((1 << len) - 1) << first);
         Some((first as usize) << block_shift..((first + len) as usize) << block_shift)
     })
-}
-
-fn count_read_in(mapping: &Mapping) {
-    PageCache::count(&mapping.cache().statistics().read_in, 1);
 }
 
 /// Start reading the uncached pages of a window; nobody waits here. The folios appear
@@ -180,6 +179,33 @@ pub(super) fn read_pages(
     started
 }
 
+/// What a request fills of one folio.
+enum Part {
+    /// All of it, alone.
+    Whole(Arc<Folio>),
+    /// These blocks; other requests may fill others.
+    Blocks(Arc<Folio>, u32),
+}
+
+impl Part {
+    /// The request has ended.
+    fn end(&self, mapping: &Mapping, filled: bool) {
+        let shift = mapping.block_shift();
+        match self {
+            Self::Whole(folio) if filled => return folio.end_whole_transfer(shift),
+            Self::Blocks(folio, blocks) if filled => {
+                zero_past_eof(mapping, folio);
+                folio.set_uptodate_blocks(*blocks, shift);
+            }
+            _ => {}
+        }
+        let (Self::Whole(folio) | Self::Blocks(folio, _)) = self;
+        if folio.transfer_done() {
+            folio.unlock_after_transfer();
+        }
+    }
+}
+
 /// Collects folios into as few requests as their blocks allow.
 struct Reader<'a> {
     mapping: &'a Arc<Mapping>,
@@ -188,7 +214,7 @@ struct Reader<'a> {
     next: Sector,
     segments: Vec<Segment>,
     first: Sector,
-    parts: Vec<(Arc<Folio>, u32)>,
+    parts: Vec<Part>,
     most: usize,
 }
 
@@ -216,6 +242,22 @@ impl<'a> Reader<'a> {
     }
     /// Read one folio, whose lock this transfer owns.
     fn add(&mut self, folio: Arc<Folio>) {
+        let end = folio.position() + PAGE_SIZE as u64;
+        if let Some(map) = self.map
+            && map.contains(folio.position())
+            && end <= map.end_bytes().min(self.mapping.size())
+            && !map.reads_as_zero()
+            && let Some(sector) = map.sector(folio.position())
+        {
+            folio.transfer_whole();
+            self.push(folio.page(), sector, 0..PAGE_SIZE);
+            self.parts.push(Part::Whole(folio));
+        } else {
+            self.add_in_parts(&folio);
+        }
+    }
+    /// As [`Reader::add`], where extents or the end of the file meet in the folio.
+    fn add_in_parts(&mut self, folio: &Arc<Folio>) {
         let shift = self.mapping.block_shift();
         folio.transfer_begin();
         let mut at = 0;
@@ -237,7 +279,7 @@ impl<'a> Reader<'a> {
                         .next_multiple_of(1 << shift)
                         .min(PAGE_SIZE as u64) as usize;
                     let stop = end.min(eof);
-                    self.read(&folio, sector, at..stop);
+                    self.read(folio, sector, at..stop);
                     at = stop;
                 }
                 _ => {
@@ -248,25 +290,31 @@ impl<'a> Reader<'a> {
             }
         }
         if folio.transfer_done() {
-            end_folio(self.mapping, &folio);
+            folio.unlock_after_transfer();
         }
     }
     fn read(&mut self, folio: &Arc<Folio>, sector: Sector, range: Range<usize>) {
+        let blocks = Folio::blocks_touched(self.mapping.block_shift(), range.start, range.end);
+        folio.transfer_begin();
+        self.push(folio.page(), sector, range);
+        self.parts.push(Part::Blocks(folio.clone(), blocks));
+    }
+    /// Add part of a page to the request, or begin the next one with it.
+    fn push(&mut self, page: &Page, sector: Sector, range: Range<usize>) {
         if !self.segments.is_empty() && (sector != self.next || self.segments.len() >= self.most) {
             self.submit();
         }
         if self.segments.is_empty() {
             self.first = sector;
+            self.segments.reserve(self.most.min(RESERVE));
+            self.parts.reserve(self.most.min(RESERVE));
         }
         self.next = Sector(sector.0 + (range.len() as u64 >> 9));
-        let blocks = Folio::blocks_touched(self.mapping.block_shift(), range.start, range.end);
-        folio.transfer_begin();
         self.segments.push(Segment {
-            page: folio.page().clone(),
+            page: page.clone(),
             offset: range.start as u32,
             len: range.len() as u32,
         });
-        self.parts.push((folio.clone(), blocks));
     }
     fn submit(&mut self) {
         let segments = core::mem::take(&mut self.segments);
@@ -276,27 +324,17 @@ impl<'a> Reader<'a> {
         }
         let mapping = self.mapping.clone();
         let done = Box::new(move |result: Result<(), IoError>| {
-            let shift = mapping.block_shift();
-            for (folio, blocks) in parts {
-                if result.is_ok() {
-                    zero_past_eof(&mapping, &folio);
-                    folio.set_uptodate_blocks(blocks, shift);
-                }
-                if folio.transfer_done() {
-                    end_folio(&mapping, &folio);
-                }
+            let count = parts.len() as u64;
+            for part in parts {
+                part.end(&mapping, result.is_ok());
             }
+            PageCache::count(&mapping.cache().statistics().read_in, count);
         });
         self.plug.submit(Bio::transfer(Op::Read, self.first, segments, BioFlags::READAHEAD, done));
     }
     fn finish(mut self) {
         self.submit();
     }
-}
-
-fn end_folio(mapping: &Mapping, folio: &Folio) {
-    count_read_in(mapping);
-    folio.unlock_after_transfer();
 }
 
 /// The page that byte `pos` lies in.

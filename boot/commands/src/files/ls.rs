@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use holdfast_fs::vfs::Stat;
 use holdfast_fs::xfs::FileType;
 
-use super::list;
+use super::{Name, list};
 use crate::context::{Context, Status};
 use crate::{date, options, out, text};
 
@@ -112,27 +112,7 @@ fn list_dirs(
             cx.bytes(b":\n");
         }
         first = false;
-        let mut items = Vec::new();
-        for name in names {
-            if name.name.first() == Some(&b'.') && !flags.all {
-                continue;
-            }
-            let below = text::join(&path, &name.name);
-            let need = flags.long || flags.inode || name.file_type == FileType::Unknown;
-            let stat = match need.then(|| cx.process.lstat(&below)) {
-                Some(Ok(stat)) => Some(stat),
-                Some(Err(e)) => {
-                    cx.flush();
-                    cx.cannot("cannot access", &below, &e);
-                    status = status.max(1);
-                    None
-                }
-                None => None,
-            };
-            let is_dir = stat.map_or(name.file_type, |s| s.file_type()) == FileType::Directory;
-            let item = item(cx, name.name, &below, stat, flags);
-            items.push((item, is_dir));
-        }
+        let items = read_items(cx, &path, names, flags, &mut status);
         if flags.long {
             let blocks: u64 = items.iter().filter_map(|i| i.0.stat).map(|s| s.blocks).sum();
             out!(cx, "total {}\n", blocks.div_ceil(2));
@@ -154,6 +134,38 @@ fn list_dirs(
         }
     }
     status
+}
+
+/// Look at the names of a directory; with each whether it is a directory.
+fn read_items(
+    cx: &mut Context,
+    path: &[u8],
+    names: Vec<Name>,
+    flags: &Flags,
+    status: &mut Status,
+) -> Vec<(Item, bool)> {
+    let mut items = Vec::new();
+    for name in names {
+        if name.name.first() == Some(&b'.') && !flags.all {
+            continue;
+        }
+        let below = text::join(path, &name.name);
+        let need = flags.long || flags.inode || name.file_type == FileType::Unknown;
+        let stat = match need.then(|| cx.process.lstat(&below)) {
+            Some(Ok(stat)) => Some(stat),
+            Some(Err(e)) => {
+                cx.flush();
+                cx.cannot("cannot access", &below, &e);
+                *status = (*status).max(1);
+                None
+            }
+            None => None,
+        };
+        let is_dir = stat.map_or(name.file_type, |s| s.file_type()) == FileType::Directory;
+        let item = item(cx, name.name, &below, stat, flags);
+        items.push((item, is_dir));
+    }
+    items
 }
 
 fn sort(items: &mut [Item], flags: &Flags) {

@@ -221,6 +221,8 @@ pub fn tool(program: &str, args: &[&str]) -> Vec<u8> {
     let output = Command::new(program)
         .args(args)
         .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        // mkfs.xfs makes small file systems for its own tests only.
+        .envs([("TEST_DIR", "x"), ("TEST_DEV", "y"), ("QA_CHECK_FS", "1")])
         .output()
         .unwrap_or_else(|e| panic!("{program} is needed for this test: {e}"));
     let errors = String::from_utf8_lossy(&output.stderr);

@@ -156,21 +156,21 @@ impl Job<'_> {
         let scratch = workspace.scratch()?;
         let initrd = scratch.path().join("initrd");
         let console = scratch.path().join("console");
+        let output = scratch.path().join("output");
         fs::write(&initrd, self.initrd()?).context("cannot write the initial RAM disk")?;
-        let mut command = self.command(&initrd, &console);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = self.command(&initrd, &console, &output);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut qemu = Running::start(&mut command)?;
-        let pipes = (qemu.child().stdout.take(), qemu.child().stderr.take());
-        let (Some(out), Some(err)) = pipes else { bail!("QEMU has no output") };
-        let (ended, output, noise) = std::thread::scope(|scope| {
-            let out = scope.spawn(|| read_all(out));
-            let err = scope.spawn(|| read_all(err));
+        let noise = qemu.child().stderr.take().context("QEMU has no standard error")?;
+        let (ended, noise) = std::thread::scope(|scope| {
+            let noise = scope.spawn(|| read_all(noise));
             let ended = qemu.wait(Some(self.limit));
             if !matches!(ended, Ok(Some(_))) {
                 qemu.kill();
             }
-            (ended, out.join().unwrap_or_default(), err.join().unwrap_or_default())
+            (ended, noise.join().unwrap_or_default())
         });
+        let output = fs::read(&output).unwrap_or_default();
         let console = fs::read(&console).unwrap_or_default();
         let console = String::from_utf8_lossy(&console).replace('\r', "");
         let status = console.lines().rev().find_map(|line| line.strip_prefix(STATUS_MARK));
@@ -203,14 +203,16 @@ impl Job<'_> {
         Ok(bytes)
     }
 
-    fn command(&self, initrd: &Path, console: &Path) -> Command {
+    fn command(&self, initrd: &Path, console: &Path, output: &Path) -> Command {
         let mut command = Command::new(&self.guest.qemu);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         command.args(["-M", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "2"]);
         command.args(["-m", &format!("{}k", self.memory_bytes / 1024)]);
-        let file = console.to_string_lossy().replace(',', ",,");
-        command.args(["-chardev", &format!("file,id=log,path={file}"), "-serial", "chardev:log"]);
-        command.args(["-chardev", "stdio,id=out,signal=off,mux=off"]);
+        // Files, because a console drops what a pipe cannot take at once.
+        let path = |path: &Path| path.to_string_lossy().replace(',', ",,");
+        let chardev = |id: &str, file: &Path| format!("file,id={id},path={}", path(file));
+        command.args(["-chardev", &chardev("log", console), "-serial", "chardev:log"]);
+        command.args(["-chardev", &chardev("out", output)]);
         command.args(["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=out"]);
         command.arg("-kernel").arg(&self.guest.kernel).arg("-initrd").arg(initrd);
         command.args([
@@ -257,7 +259,10 @@ pub fn command(
         job = job.file(inside.trim_start_matches('/'), contents);
     }
     if options.print_qemu {
-        println!("{:?}", job.command(&guest.initrd, Path::new("/dev/stderr")));
+        println!(
+            "{:?}",
+            job.command(&guest.initrd, Path::new("/dev/stderr"), Path::new("/dev/stdout"))
+        );
         return Ok(0);
     }
     let limit = job.limit;
