@@ -14,7 +14,7 @@ fn disk(dir: &Path, files: &[(&str, Vec<u8>)]) -> PathBuf {
         fs::write(&source, contents).unwrap();
         prototype += &format!("{name} ---644 0 0 {}\n", source.display());
     }
-    image(dir, 96 << 20, &(prototype + "$\n"), &[])
+    image(dir, 96 << 20, &(prototype + "$\n"), &["-d", "agcount=2"])
 }
 
 fn bytes(n: usize, seed: u64) -> Vec<u8> {
@@ -161,6 +161,7 @@ fn the_main_job() {
     let json = text.lines().find_map(|l| l.strip_prefix("@@json ")).unwrap();
     let json: serde_json::Value = serde_json::from_str(json).unwrap();
     assert_eq!(json["good"], true);
+    assert_eq!(json["files_overwritten"], files.len());
     assert_eq!(json["threads"].as_array().unwrap().len(), 5);
     assert!(json["page_cache"]["refaults"].as_u64().unwrap() > 0);
     guest.unmount();

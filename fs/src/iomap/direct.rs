@@ -161,7 +161,7 @@ fn transfer(
 
 fn check_alignment(mapping: &Mapping, pos: u64, len: usize) -> Result<()> {
     let unit = u64::from(mapping.queue().info().logical_block_bytes);
-    if pos % unit != 0 || len as u64 % unit != 0 {
+    if !pos.is_multiple_of(unit) || !(len as u64).is_multiple_of(unit) {
         return Err(Error::Invalid("direct I/O is not aligned to the device's blocks"));
     }
     Ok(())

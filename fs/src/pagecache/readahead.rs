@@ -94,7 +94,8 @@ impl Readahead {
             return None;
         }
         let start = if known { end } else { index + 1 };
-        self.count = (self.count * 2).clamp(INITIAL.min(most), (most / 2).max(1));
+        let longest = (most / 2).max(1);
+        self.count = (self.count * 2).clamp(INITIAL.min(longest), longest);
         self.start = start;
         Some(Window { start, count: self.count, mark: Some(start) })
     }
@@ -126,6 +127,18 @@ mod tests {
             assert!(end - mark <= 2 * most, "not too much lies ahead");
         }
         assert_eq!(sizes[..5], [8, 16, 32, 64, 64]);
+    }
+
+    #[test]
+    fn a_tiny_cache_gets_tiny_windows() {
+        for most in 1..20 {
+            let mut ra = Readahead::default();
+            let w = ra.miss(0, 50, most, false);
+            assert!((1..=most).contains(&w.count));
+            while let Some(w) = ra.marked(0, most) {
+                assert!((1..=most).contains(&w.count));
+            }
+        }
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub struct Report {
     files: usize,
     overwritable: usize,
     bytes: u64,
+    writable_bytes: u64,
     cache_bytes: u64,
     read_first: u64,
     workers: Vec<Done>,
@@ -66,6 +67,7 @@ impl Report {
             files: 0,
             overwritable: 0,
             bytes: 0,
+            writable_bytes: 0,
             cache_bytes: 0,
             read_first: 0,
             workers: Vec::new(),
@@ -79,6 +81,7 @@ impl Report {
         self.files = job.model.files.len();
         self.overwritable = job.model.files.iter().filter(|f| f.writable).count();
         self.bytes = job.model.bytes();
+        self.writable_bytes = job.model.writable_bytes();
         self.cache_bytes = job.cache_bytes;
     }
     /// Note the switches of all threads that run now.
@@ -169,7 +172,7 @@ impl Report {
             );
         }
         // A cache that holds everything has nothing to evict twice.
-        if self.bytes > 2 * self.cache_bytes {
+        if self.writable_bytes > 2 * self.cache_bytes {
             let (refaults, throttled) = (self.cache("refaults"), self.cache("throttled"));
             say(alloc::format!("evicted folios were read again ({refaults})"), refaults > 0);
             say(alloc::format!("dirtiers were throttled ({throttled} times)"), throttled > 0);
@@ -206,6 +209,10 @@ impl Report {
     fn print_work(&self, cx: &mut Context) {
         let (bytes, cache) = (self.bytes >> 20, self.cache_bytes >> 20);
         out!(cx, "{} files, {bytes} MiB, {cache} MiB of cache, seed {}\n", self.files, self.seed);
+        let fixed = self.files - self.overwritable;
+        if fixed > 0 {
+            out!(cx, "{fixed} of them have holes, unwritten or shared extents: only read\n");
+        }
         if let Some((mark, ns)) = self.boot.last() {
             out!(cx, "boot: {mark} {}.{} ms after the start\n", ns / 1_000_000, ns / 100_000 % 10);
         }
@@ -299,6 +306,7 @@ impl Report {
             "files": self.files,
             "files_overwritten": self.overwritable,
             "bytes": self.bytes,
+            "bytes_overwritable": self.writable_bytes,
             "cache_bytes": self.cache_bytes,
             "phases_ns": object(&mut self.phases.iter().map(|p| (p.0.to_string(), p.1))),
             "kernel_threads": kernel,

@@ -54,7 +54,7 @@ fn truncated(workspace: &Workspace) -> Result<()> {
     let image = Image::small(workspace)?;
     std::fs::OpenOptions::new().write(true).open(&image.path)?.set_len(63 * MIB)?;
     // The superblock is whole; it is the device that is too short.
-    refused(workspace, &image.path, "short").or_else(|_| refused(workspace, &image.path, "small"))
+    refused(workspace, &image.path, "superblock says")
 }
 
 fn garbage(workspace: &Workspace) -> Result<()> {
@@ -143,13 +143,13 @@ fn needs_repair(workspace: &Workspace) -> Result<()> {
 fn unknown_incompatible(workspace: &Workspace) -> Result<()> {
     let image = Image::small(workspace)?;
     add_feature(&image.path, "features_incompat", 1 << 15)?;
-    refused(workspace, &image.path, "0x8000")
+    refused(workspace, &image.path, "bit 15")
 }
 
 fn unknown_readonly(workspace: &Workspace) -> Result<()> {
     let image = Image::small(workspace)?;
     add_feature(&image.path, "features_ro_compat", 1 << 14)?;
-    mount(workspace, &image.path, "")?.expect(32)?.complains("0x4000")?;
+    mount(workspace, &image.path, "")?.expect(32)?.complains("bit 14")?;
     let output = mount(workspace, &image.path, "--readonly")?.success()?;
     same(&image.manifest, &output.manifest()?)
 }
