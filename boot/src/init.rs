@@ -50,7 +50,7 @@ pub fn main_thread(command_line: &CommandLine, _machine: &Machine, script: Optio
     }
 
     let guest = Guest::new(cache.clone(), root.clone(), disks.first().cloned());
-    let process = make_process(&devices, &disks, root.clone());
+    let process = make_process(&devices, &disks, &cache, root.clone());
     let mut context = Context::new(process.clone(), guest);
     let status = run(&mut context, command_line, script);
 
@@ -104,9 +104,10 @@ fn mount(
 fn make_process(
     devices: &Devices,
     disks: &[Arc<Queue>],
+    cache: &Arc<PageCache>,
     root: Option<Arc<FileSystem>>,
 ) -> Arc<Process> {
-    let memory = Arc::new(KernelMemory);
+    let memory = cache.program_memory();
     let namespace = Namespace::new(root);
     for (queue, minor) in disks.iter().zip((0..).step_by(DISK_MINORS as usize)) {
         let node = BlockNode::new(queue.clone(), memory.clone(), MAJOR_VIRTIO_DISK, minor);

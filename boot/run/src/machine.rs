@@ -76,9 +76,13 @@ impl Machine {
         self.platform(&mut args);
         // The log is line after line of text; the console is binary.
         args.add(&["-chardev", "file,id=log,path=/dev/stderr", "-serial", "chardev:log"]);
-        args.add(&["-chardev", "stdio,id=console,signal=off,mux=off"]);
+        args.add(&["-chardev", "stdio,id=stdin,signal=off,mux=off"]);
+        args.add(&["-chardev", "file,id=stdout,path=/dev/stdout"]);
         args.add(&["-device", self.device("virtio-serial-pci", "virtio-serial-device")]);
-        args.add(&["-device", "virtconsole,chardev=console"]);
+        // Ports, not a console: a port makes the guest wait for a slow reader,
+        // a console forgets what the reader cannot take at once.
+        args.add(&["-device", "virtserialport,chardev=stdin,name=stdin"]);
+        args.add(&["-device", "virtserialport,chardev=stdout,name=stdout"]);
         args.add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
         self.disks(&mut args);
         args.add(&["-kernel"]).path(&self.kernel);

@@ -2,7 +2,7 @@
 
 #![deny(unsafe_code)]
 
-use std::io::stdout;
+use std::io::{IsTerminal, stdin, stdout};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -43,7 +43,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         (Some(Job::RunCase { name }), _) => {
             return testing::run_case(&workspace, name).map(|()| 0);
         }
-        (Some(Job::Shell), _) => Work::Shell,
+        (Some(Job::Shell), _) => Work::Shell { terminal: stdin().is_terminal() },
         (_, Some(command)) => Work::Command(command),
         (_, None) if cli.options.script.is_some() => Work::Script,
         (_, None) => return main_job::run(&workspace, &cli.options),

@@ -87,7 +87,8 @@ impl<'a> Session<'a> {
             let kernel = self.machine.kernel.display();
             eprintln!("    gdb {kernel} -ex 'target remote 127.0.0.1:{port}'");
         }
-        let raw = if self.work == Work::Shell { Raw::enter()? } else { None };
+        let shell = matches!(self.work, Work::Shell { .. });
+        let raw = if shell { Raw::enter()? } else { None };
         if raw.is_some() {
             eprintln!("run.sh: Ctrl-] ends the guest at once");
         }
@@ -106,7 +107,7 @@ impl<'a> Session<'a> {
         let from_stdin = self.options.script.as_deref().is_some_and(|path| path == Path::new("-"));
         if keys {
             Input::Keys
-        } else if from_stdin || (stdin().is_terminal() && self.work != Work::Shell) {
+        } else if from_stdin || stdin().is_terminal() {
             // Reading a terminal would stop us when started in the background.
             Input::None
         } else {

@@ -16,15 +16,17 @@ pub struct ConsoleStream {
     ports: Vec<Port>,
     input: usize,
     output: usize,
+    /// Whether a person types at the host's end.
+    terminal: bool,
 }
 
 impl ConsoleStream {
     /// The stream over these ports: those called stdin and stdout, where there is none such
     /// the first. Nothing without ports.
-    pub fn new(ports: Vec<Port>) -> Option<Self> {
+    pub fn new(ports: Vec<Port>, terminal: bool) -> Option<Self> {
         let named = |name: &str| ports.iter().position(|p| p.name() == name).unwrap_or(0);
         let (input, output) = (named(INPUT), named(OUTPUT));
-        (!ports.is_empty()).then_some(Self { ports, input, output })
+        (!ports.is_empty()).then_some(Self { ports, input, output, terminal })
     }
     /// Wait until everything written has left the machine.
     pub fn drain(&self) {
@@ -38,5 +40,8 @@ impl CharDevice for ConsoleStream {
     }
     fn write(&self, buffer: &[u8]) -> Result<usize> {
         if self.ports[self.output].write(buffer) { Ok(buffer.len()) } else { Err(Error::Io) }
+    }
+    fn is_terminal(&self) -> bool {
+        self.terminal
     }
 }

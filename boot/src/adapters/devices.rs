@@ -31,6 +31,9 @@ fn disk_name(index: usize) -> String {
     }
 }
 
+/// The word that tells that the console is connected to a terminal.
+const TERMINAL: &str = "shell=terminal";
+
 /// Find every device and take it into service. Once, when threads and interrupts run.
 pub fn find(command_line: &str) -> Devices {
     hardware::set(&KernelHardware);
@@ -52,8 +55,12 @@ pub fn find(command_line: &str) -> Devices {
                     devices.disks.push(Arc::new(disk));
                 })
             }
-            DeviceType::Console if devices.console.is_none() => console::start(device)
-                .map(|ports| devices.console = ConsoleStream::new(ports).map(Arc::new)),
+            DeviceType::Console if devices.console.is_none() => {
+                let terminal = command_line.split_ascii_whitespace().any(|w| w == TERMINAL);
+                console::start(device).map(|ports| {
+                    devices.console = ConsoleStream::new(ports, terminal).map(Arc::new);
+                })
+            }
             _ => Ok(()),
         };
         if let Err(e) = failed {

@@ -13,6 +13,9 @@ use crate::{Error, Result};
 /// Pages copied under one hold of the index, at most.
 const RUN: u64 = 64;
 
+/// So many pages before a missing one are cached when somebody reads sequentially.
+const HISTORY: u64 = 4;
+
 /// Why copying from the cache stopped.
 enum Stop {
     /// Nothing left to do.
@@ -135,7 +138,8 @@ pub(super) fn bring_in(
         }
         None => {
             let most = readahead_limit(mapping);
-            let follows = index > 0 && mapping.find(index - 1).is_some();
+            let before = index.saturating_sub(HISTORY)..index;
+            let follows = index >= HISTORY && mapping.folios().has_all(before);
             let w = readahead.lock().miss(index, pages, most, follows);
             let n = fill::read_pages(mapping, w.start, w.count, w.mark) as u64;
             count_readahead(mapping, n.saturating_sub(pages));

@@ -18,7 +18,7 @@ const PAGES: usize = 256;
 
 fn bounce(mapping: &Mapping, bytes: u64) -> Result<Vec<Page>> {
     let pages = bytes.div_ceil(PAGE_SIZE as u64).min(PAGES as u64);
-    (0..pages).map(|_| mapping.cache().memory().alloc_page().ok_or(Error::NoMemory)).collect()
+    (0..pages).map(|_| mapping.cache().alloc_other_page().ok_or(Error::NoMemory)).collect()
 }
 
 /// Read from `pos` past the cache. `pos` and the sink's length are multiples of the

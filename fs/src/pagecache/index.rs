@@ -83,6 +83,10 @@ impl Index {
             at = stop;
         }
     }
+    /// Is there a folio at every index of `range`?
+    pub(crate) fn has_all(&self, mut range: core::ops::Range<u64>) -> bool {
+        range.all(|index| self.get(index).is_some())
+    }
     /// The node of the last level that covers `index`.
     fn leaf(&self, index: u64) -> Option<&Node> {
         let mut node = self.root.as_deref()?;

@@ -10,13 +10,28 @@ use alloc::vec::Vec;
 use holdfast_sync::atomic::Ordering;
 
 use super::{Folio, Mapping, PageCache};
-use crate::platform::Page;
+use crate::platform::{Memory, Page};
 use crate::{Error, Result};
 
 const BATCH: usize = 32;
 /// A thread that needs a page gives up after this many rounds without one.
 const ROUNDS: usize = 300;
 const ROUND_NS: u64 = 100_000_000;
+
+/// The memory below a page cache, with the cache as its reserve.
+struct ProgramMemory(Arc<PageCache>);
+
+impl Memory for ProgramMemory {
+    fn alloc_page(&self) -> Option<Page> {
+        self.0.alloc_other_page()
+    }
+    fn free_pages(&self) -> u64 {
+        self.0.memory.free_pages() + self.0.pages()
+    }
+    fn total_pages(&self) -> u64 {
+        self.0.memory.total_pages()
+    }
+}
 
 /// What became of a folio that reclaim looked at.
 enum Outcome {
@@ -76,6 +91,28 @@ impl PageCache {
             }
         }
         Err(Error::NoMemory)
+    }
+    /// A page for other use than a folio, evicting folios if need be.
+    pub(crate) fn alloc_other_page(&self) -> Option<Page> {
+        for _ in 0..ROUNDS {
+            if let Some(page) = self.memory.alloc_page() {
+                return Some(page);
+            }
+            let evicted = self.reclaim(BATCH);
+            Self::count(&self.statistics.evicted_direct, evicted as u64);
+            if evicted == 0 && self.shrink_others(BATCH) == 0 {
+                if self.pages() == 0 {
+                    return None;
+                }
+                self.kick_flusher();
+                self.freed.wait_timeout(ROUND_NS, || (self.shortage(1) == 0).then_some(()));
+            }
+        }
+        None
+    }
+    /// Memory for programs: when it is out, folios are evicted.
+    pub fn program_memory(self: &Arc<Self>) -> Arc<dyn Memory> {
+        Arc::new(ProgramMemory(self.clone()))
     }
     /// Charged pages that were not used after all.
     pub(super) fn uncharge(&self, pages: u64) {

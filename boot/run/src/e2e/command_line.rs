@@ -10,6 +10,7 @@ use super::harness::{Holdfast, Image};
 use crate::pattern;
 use crate::process::{self, Running};
 use crate::testing::case::Case;
+use crate::tools::{self, Tool};
 use crate::workspace::Workspace;
 
 /// The tests of this module.
@@ -31,6 +32,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("e2e::command_line::a_closed_output_ends_the_guest", closed_output),
         Case::new("e2e::command_line::gdb_can_attach", gdb_can_attach),
         Case::new("e2e::command_line::shell_talks_over_a_pipe", shell_talks_over_a_pipe),
+        Case::new("e2e::command_line::shell_edits_lines_on_a_terminal", shell_on_a_terminal),
+        Case::new("e2e::command_line::a_slow_reader_loses_nothing", slow_reader),
     ]
 }
 
@@ -266,11 +269,66 @@ fn shell_talks_over_a_pipe(workspace: &Workspace) -> Result<()> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut running = Running::start(&mut command)?;
     let mut stdin = running.child().stdin.take().context("no input")?;
-    stdin.write_all(b"cat /hello.txt\rexit\r")?;
+    stdin.write_all(b"cat /hello.txt\nno-such-command\nexit 3\n")?;
     let mut text = String::new();
     running.child().stdout.take().context("no output")?.read_to_string(&mut text)?;
     let ended = running.wait(Some(Duration::from_secs(60)))?.context("the shell goes on")?;
-    ensure!(text.contains("hello from the disk"), "the shell said:\n{text}");
-    ensure!(ended.success(), "the shell ended with {ended}");
+    ensure!(text == "hello from the disk\n", "the shell said:\n{text}");
+    ensure!(ended.code() == Some(3), "the shell ended with {ended}");
+    Ok(())
+}
+
+/// With a terminal, which `script` of util-linux provides.
+fn shell_on_a_terminal(workspace: &Workspace) -> Result<()> {
+    const SCRIPT: Tool =
+        Tool { program: "script", apt: "bsdutils", dnf: "util-linux-script", pacman: "util-linux" };
+    let image = Image::small(workspace)?;
+    let inner = Holdfast::new(workspace).disk(&image.path).command(&["shell"])?;
+    let words = std::iter::once(inner.get_program()).chain(inner.get_args());
+    let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+    let line = shlex::try_join(words.iter().map(String::as_str))?;
+    let mut command = Command::new(tools::need(&SCRIPT)?);
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    command.env("HOLDFAST_ROOT", workspace.root());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut running = Running::start(&mut command)?;
+    let mut stdin = running.child().stdin.take().context("no input")?;
+    let mut stdout = running.child().stdout.take().context("no output")?;
+    let mut text = Vec::new();
+    let mut wait_for = |sign: &str| -> Result<String> {
+        let mut byte = [0];
+        while !String::from_utf8_lossy(&text).contains(sign) {
+            let count = stdout.read(&mut byte)?;
+            let so_far = String::from_utf8_lossy(&text).into_owned();
+            ensure!(count > 0, "no `{sign}` in:\n{so_far}");
+            text.push(byte[0]);
+        }
+        Ok(String::from_utf8_lossy(&std::mem::take(&mut text)).into_owned())
+    };
+    wait_for("holdfast:/$ ")?;
+    // A wrong letter, backspace, the right ones; then the line once more from
+    // the history.
+    stdin.write_all(b"cat /hellX\x7fo.txt\r")?;
+    wait_for("hello from the disk")?;
+    wait_for("holdfast:/$ ")?;
+    stdin.write_all(b"\x1b[A\r")?;
+    wait_for("hello from the disk")?;
+    stdin.write_all(b"exit 5\r")?;
+    let ended = running.wait(Some(Duration::from_secs(60)))?.context("the shell goes on")?;
+    ensure!(ended.code() == Some(5), "the shell ended with {ended}");
+    Ok(())
+}
+
+fn slow_reader(workspace: &Workspace) -> Result<()> {
+    let image = Image::small(workspace)?;
+    let holdfast = Holdfast::new(workspace).disk(&image.path);
+    let mut running = holdfast.start_running(&["--", "cat", "/big.dat"])?;
+    let mut stdout = running.child().stdout.take().context("no output")?;
+    std::thread::sleep(Duration::from_secs(8));
+    let mut bytes = Vec::new();
+    stdout.read_to_end(&mut bytes)?;
+    ensure!(pattern::sha256(&bytes) == image.manifest["/big.dat"], "{} bytes came", bytes.len());
+    let ended = running.wait(Some(Duration::from_secs(30)))?.context("it goes on")?;
+    ensure!(ended.success(), "ended with {ended}");
     Ok(())
 }

@@ -32,7 +32,7 @@ const GEOMETRIES: [(&str, &str); 30] = [
     ("dir_64k", "-n size=65536"),
     ("block_1k_dir_4k", "-b size=1024 -n size=4096"),
     ("block_1k_dir_64k", "-b size=1024 -n size=65536"),
-    ("block_2k_dir_2k", "-b size=2048 -n size=2048"),
+    ("block_2k_dir_4k", "-b size=2048 -n size=4096"),
     ("block_2k_dir_32k", "-b size=2048 -n size=32768"),
     ("rmapbt", "-m rmapbt=1"),
     ("no_reflink", "-m reflink=0"),

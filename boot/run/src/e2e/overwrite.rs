@@ -143,7 +143,7 @@ fn needs_metadata(workspace: &Workspace) -> Result<()> {
         "pwrite 100000 10",
         "pwrite 99999 100",
         "truncate 10",
-        "falloc 0 4096",
+        "falloc 0 1000000",
         "falloc -k 200000 4096",
         "fpunch 0 4096",
         "fzero 0 4096",

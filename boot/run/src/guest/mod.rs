@@ -1,8 +1,8 @@
 //! Runs one guest: console, log, time limit, exit status.
 //!
 //! ```text
-//! our stdin  -> pipe -> QEMU chardev -> virtconsole -> the command
-//! our stdout <- pipe <- QEMU chardev <- virtconsole <- the command
+//! our stdin  -> pipe -> QEMU chardev -> virtio port -> the command
+//! our stdout <- pipe <- QEMU chardev <- virtio port <- the command
 //! our stderr <- lines, symbolised <- QEMU's stderr  <- COM1
 //! ```
 //!
@@ -13,7 +13,7 @@
 pub mod protocol;
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, ErrorKind, PipeWriter, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::{ChildStdin, Stdio};
 use std::sync::Arc;
@@ -21,7 +21,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use crate::failure::{Failure, STATUS_TIME_OUT};
 use crate::machine::Machine;
@@ -80,14 +79,11 @@ impl Run<'_> {
         let Self { machine, root, input, output, log, limit } = self;
         let mut command = machine.command();
         command.stdin(if input == Input::None { Stdio::null() } else { Stdio::piped() });
-        let (console, console_end) = std::io::pipe().context("no pipe for the console")?;
-        command.stdout(console_end.try_clone()?).stderr(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let start = Instant::now();
         let mut qemu = Running::start(&mut command)?;
-        // The command holds an end of the pipe too, and with it the pipe open.
-        drop(command);
         let stop = Arc::new(AtomicBool::new(false));
-        let ended = AtomicBool::new(false);
+        let console = qemu.child().stdout.take().context("QEMU has no standard output")?;
         if let Some(pipe) = qemu.child().stdin.take() {
             feed(pipe, input, stop.clone())?;
         }
@@ -96,9 +92,7 @@ impl Run<'_> {
         let (end, log) = std::thread::scope(|scope| {
             let console = scope.spawn(|| copy_console(console, output, &stop));
             let log = scope.spawn(|| Log::new(log, symbols, start).copy(lines));
-            scope.spawn(|| make_blocking(console_end, &ended));
             let end = wait(&mut qemu, limit, &stop);
-            ended.store(true, Ordering::Relaxed);
             // QEMU is gone: the pipes end and so do the threads.
             let console = console.join();
             let log = log.join();
@@ -115,20 +109,6 @@ impl Run<'_> {
         let ended =
             |status| Ended { status, mounted_after: log.mounted_after, took: start.elapsed() };
         status.map(ended).ok_or_else(|| failure(&exit, &log))
-    }
-}
-
-/// Makes QEMU wait for us where it would drop output: QEMU sets its standard
-/// output to non-blocking as it starts, and what its console then cannot write
-/// at once it forgets. The mode belongs to the pipe's end, which we share.
-fn make_blocking(end: PipeWriter, qemu_ended: &AtomicBool) {
-    while !qemu_ended.load(Ordering::Relaxed) {
-        let Ok(flags) = fcntl_getfl(&end) else { return };
-        if flags.contains(OFlags::NONBLOCK) {
-            let _ = fcntl_setfl(&end, flags - OFlags::NONBLOCK);
-            return;
-        }
-        std::thread::sleep(Duration::from_micros(500));
     }
 }
 

@@ -12,8 +12,11 @@ pub enum Work {
     Command(Vec<Vec<u8>>),
     /// Run the script in the boot module.
     Script,
-    /// An interactive prompt.
-    Shell,
+    /// A prompt, for a person at a terminal or for lines from elsewhere.
+    Shell {
+        /// Whether our standard input is a terminal.
+        terminal: bool,
+    },
     /// The main job.
     MainJob,
     /// The kernel's own tests; nothing is mounted.
@@ -28,7 +31,8 @@ impl Work {
         match self {
             Self::Command(argv) => vec![format!("cmd={}", hex(argv))],
             Self::Script => vec!["script".into()],
-            Self::Shell => vec!["shell".into()],
+            Self::Shell { terminal: true } => vec!["shell=terminal".into()],
+            Self::Shell { terminal: false } => vec!["shell".into()],
             Self::MainJob => vec!["mainjob".into()],
             Self::SelfTest => vec!["noroot".into(), "selftest".into()],
             Self::WithoutDisk(argv) => vec!["noroot".into(), format!("cmd={}", hex(argv))],

@@ -11,7 +11,9 @@ while read -r module; do insmod "/modules/$module"; done < /modules/order
 out=/dev/hvc0
 n=0
 while [ ! -c $out ] && [ $n -lt 100 ]; do usleep 20000; n=$((n + 1)); done
-stty -F $out raw -echo 2>/dev/null
+# The mode lasts as long as somebody has the device open.
+exec 3<> $out
+stty -F $out raw -echo
 (cd / && exec setsid sh /job) < /dev/null > $out 2>&1
 status=$?
 umount -a -t xfs 2>/dev/null

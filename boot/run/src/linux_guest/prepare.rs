@@ -16,7 +16,7 @@ use crate::tools::{self, Tool};
 use crate::workspace::Workspace;
 
 /// Changes whenever a prepared guest of before would no longer do.
-const REVISION: &str = "1";
+const REVISION: &str = "2";
 /// The package that depends on the newest cloud kernel.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 /// A kernel package to use instead of downloading one.
