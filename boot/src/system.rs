@@ -107,6 +107,7 @@ impl System for Guest {
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let heap = heap::statistics();
         alloc::vec![
+            ("contended_locks", holdfast_sync::contended_acquisitions()),
             ("heap_depot_trips", heap.depot_trips),
             ("heap_list_allocs", heap.list_allocs),
             ("heap_list_frees", heap.list_frees),

@@ -75,4 +75,4 @@ pub use condvar::Condvar;
 pub use mutex::{Mutex, MutexGuard};
 pub use percpu::{PerCpuReadGuard, PerCpuRwLock, PerCpuWriteGuard};
 pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-pub use wait::WaitQueue;
+pub use wait::{WaitQueue, contended_acquisitions};

@@ -58,6 +58,7 @@ impl<T: ?Sized> Mutex<T> {
     }
     #[cold]
     fn lock_slow(&self) {
+        crate::wait::note_contention();
         while self.state.swap(CONTENDED, Acquire) != FREE {
             self.state.wait(CONTENDED);
         }

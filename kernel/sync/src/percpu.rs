@@ -96,6 +96,7 @@ impl<T: ?Sized> PerCpuRwLock<T> {
     }
     #[cold]
     fn read_slow(&self) -> &AtomicU32 {
+        crate::wait::note_contention();
         self.queue.wait_until(|| (self.writer.load(SeqCst) == 0).then(|| self.enter()).flatten())
     }
     #[inline]
@@ -109,9 +110,11 @@ impl<T: ?Sized> PerCpuRwLock<T> {
     pub fn write(&self) -> PerCpuWriteGuard<'_, T> {
         check::before(self.class);
         if self.writer.compare_exchange(0, 1, SeqCst, SeqCst).is_err() {
+            crate::wait::note_contention();
             self.queue.wait_until(|| self.writer.compare_exchange(0, 1, SeqCst, SeqCst).ok());
         }
         if !self.quiet() {
+            crate::wait::note_contention();
             self.queue.wait_until(|| self.quiet().then_some(()));
         }
         check::acquired(self.class);

@@ -48,6 +48,7 @@ impl<T: ?Sized> RwLock<T> {
     pub fn read(&self) -> RwLockReadGuard<'_, T> {
         check::before(self.class);
         if !self.raw_read(WRITER | WAITERS) {
+            crate::wait::note_contention();
             self.queue.wait_until(|| self.raw_read(WRITER | WAITERS).then_some(()));
         }
         check::acquired(self.class);
@@ -65,6 +66,7 @@ impl<T: ?Sized> RwLock<T> {
     }
     #[cold]
     fn write_slow(&self) {
+        crate::wait::note_contention();
         self.state.fetch_add(WAITING, SeqCst);
         self.queue.wait_until(|| {
             let now = self.state.load(SeqCst);

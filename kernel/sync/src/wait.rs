@@ -3,6 +3,19 @@
 use crate::atomic::Ordering::SeqCst;
 use crate::backend::Word;
 
+/// Acquisitions of any lock that found it held. A plain counter, no scheduling point.
+static CONTENDED: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+
+/// How often a thread found a lock held and had to wait, since the start.
+pub fn contended_acquisitions() -> u64 {
+    CONTENDED.load(core::sync::atomic::Ordering::Relaxed)
+}
+
+#[cold]
+pub(crate) fn note_contention() {
+    CONTENDED.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+}
+
 /// Threads that wait until a condition over shared atomics holds.
 ///
 /// Whoever changes the condition calls [`WaitQueue::wake_all`] afterwards. With

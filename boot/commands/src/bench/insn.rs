@@ -137,6 +137,7 @@ pub(super) fn scaling(bench: &mut Bench<'_>, _: &'static str) -> Outcome {
         bench.pread(file.fd, offset, PAGE as usize)?;
     }
     let before = bench.cx.system.block_statistics();
+    let counters = bench.cx.system.counters();
     let mut ratios = Vec::new();
     for _ in 0..PAIRS {
         let one = measure(bench, &file, span, 1)?;
@@ -149,8 +150,10 @@ pub(super) fn scaling(bench: &mut Bench<'_>, _: &'static str) -> Outcome {
     let reads = bench.cx.system.block_statistics().since(&before).read.requests;
     out!(bench.cx, "scaling cached_read_4k two/one={ratio} of {} pairs: ", PAIRS);
     out!(bench.cx, "{} (disk reads meanwhile: {reads})\n", list.join(" "));
-    for (name, value) in bench.cx.system.counters() {
-        out!(bench.cx, "      {name} {value}\n");
+    let (pairs, ops) = (PAIRS as u64, SCALING_OPS);
+    out!(bench.cx, "      in {} reads and {} threads started:\n", 3 * pairs * ops, 3 * pairs);
+    for ((name, now), (_, then)) in bench.cx.system.counters().into_iter().zip(counters) {
+        out!(bench.cx, "      {name} {}\n", now - then);
     }
     Ok(())
 }
