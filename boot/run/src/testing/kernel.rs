@@ -1,5 +1,6 @@
 //! The kernel's own tests, in QEMU, on every machine and processor.
 
+use std::fs::File;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,38 @@ const FAILING: [(&str, &str); 8] = [
     ("atomic", "lock"),
 ];
 
+/// Size of the disks made for the driver's tests.
+const DISK_BYTES: u64 = 64 << 20;
+/// A disk to write all over; `DISK` stands for its path.
+const PLAIN_DISK: &[&str] = &["--disk", "DISK", "--kernel-arg", "selftest=disk"];
+/// A disk that refuses writes.
+const READONLY_DISK: &[&str] =
+    &["--disk", "DISK", "--readonly", "--kernel-arg", "selftest=readonly"];
+/// A disk that fails reads of sector 2048, writes of sector 4096, and flushes.
+const FAULTY_DISK: &[&str] = &[
+    "--qemu",
+    "-blockdev driver=file,node-name=file,filename=DISK \
+     -blockdev driver=blkdebug,node-name=faulty,image=file,\
+     inject-error.0.event=none,inject-error.0.iotype=read,inject-error.0.errno=5,\
+     inject-error.0.sector=2048,inject-error.0.once=off,\
+     inject-error.1.event=none,inject-error.1.iotype=write,inject-error.1.errno=5,\
+     inject-error.1.sector=4096,inject-error.1.once=off,\
+     inject-error.2.event=none,inject-error.2.iotype=flush,inject-error.2.errno=5,\
+     inject-error.2.once=off",
+    "--disk",
+    "node:faulty",
+    "--kernel-arg",
+    "selftest=faulty",
+];
+/// The driver's tests: a name, the machine, the disk.
+const DISK_BOOTS: [(&str, &[&str], &[&str]); 5] = [
+    ("q35::smp1", &["--machine", "q35", "--smp", "1"], PLAIN_DISK),
+    ("q35::smp4", &["--machine", "q35", "--smp", "4"], PLAIN_DISK),
+    ("microvm::smp2", &["--machine", "microvm", "--smp", "2"], PLAIN_DISK),
+    ("readonly", &["--smp", "2"], READONLY_DISK),
+    ("faulty", &["--smp", "2"], FAULTY_DISK),
+];
+
 /// Boots them all.
 pub fn run(workspace: &Workspace, selection: &Selection, report: &Mutex<Report>) {
     println!("\n== kernel tests in QEMU");
@@ -69,6 +102,7 @@ pub fn run(workspace: &Workspace, selection: &Selection, report: &Mutex<Report>)
             }
         }
     }
+    disks(workspace, &image, selection, report);
     for (word, sign) in FAILING {
         let name = format!("kernel::failing::{word}");
         if selection.selects(&name) {
@@ -76,6 +110,29 @@ pub fn run(workspace: &Workspace, selection: &Selection, report: &Mutex<Report>)
             let error = ends_in_a_report(workspace, &image, word, sign).err();
             let error = error.map(|error| format!("{error:#}"));
             add(report, Outcome::new(name, error, start.elapsed()));
+        }
+    }
+}
+
+/// The driver's tests on scratch disks: one to write all over, one that takes no writes,
+/// one that fails where [`FAULTY_DISK`] says.
+fn disks(workspace: &Workspace, image: &str, selection: &Selection, report: &Mutex<Report>) {
+    for (name, arguments, disk) in DISK_BOOTS {
+        let group = format!("kernel::disk::{name}");
+        if !selection.may_select(&group) {
+            continue;
+        }
+        let outcome = workspace.scratch().and_then(|scratch| {
+            let path = scratch.path().join("disk");
+            File::create(&path)?.set_len(DISK_BYTES)?;
+            let path = path.to_string_lossy().into_owned();
+            let words = [arguments, disk].concat();
+            let words: Vec<String> = words.iter().map(|w| w.replace("DISK", &path)).collect();
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            self_tests(workspace, image, &group, &words, selection, report)
+        });
+        if let Err(error) = outcome {
+            fail(report, &format!("{group}::boot"), &format!("{error:#}"));
         }
     }
 }
@@ -118,10 +175,11 @@ fn test_line(line: &str) -> Option<(String, Word)> {
 
 /// `selftest: N passed, M failed`: how many tests there were.
 fn total(log: &str) -> Option<usize> {
-    let line = log.lines().find_map(|line| Some(line.split_once("selftest: ")?.1))?;
-    let (passed, rest) = line.split_once(" passed, ")?;
-    let failed = rest.trim_end().strip_suffix(" failed")?;
-    Some(passed.parse::<usize>().ok()? + failed.parse::<usize>().ok()?)
+    log.lines().find_map(|line| {
+        let (passed, rest) = line.split_once("selftest: ")?.1.split_once(" passed, ")?;
+        let failed = rest.trim_end().strip_suffix(" failed")?;
+        Some(passed.parse::<usize>().ok()? + failed.parse::<usize>().ok()?)
+    })
 }
 
 /// One boot with all the tests; they become tests of the report, and the boot
@@ -181,6 +239,7 @@ mod tests {
         assert_eq!(test_line("selftest c FAILED: 1 is not 2"), Some(failed));
         assert_eq!(test_line("selftest: 2 passed, 1 failed"), None);
         assert_eq!(total("x\nselftest: 2 passed, 1 failed\n"), Some(3));
+        assert_eq!(total("selftest: 2 queues\nselftest: 8 passed, 0 failed\n"), Some(8));
         assert_eq!(total("selftest a ok (1 ms)"), None);
     }
 }
