@@ -104,7 +104,7 @@ fn equals_a_model_with_blocks_of_a_page() {
 #[test]
 fn equals_a_model_with_small_blocks() {
     random_model(10, 0xdead_beef_cafe, 3000);
-    random_model(9, 0x0dd0_b10c_55, 1500);
+    random_model(9, 0x000d_d0b1_0c55, 1500);
 }
 
 /// Threads write interleaved records that share pages and blocks, while one reads along

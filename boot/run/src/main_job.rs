@@ -3,7 +3,7 @@
 //!
 //! The guest's console carries three kinds of lines: its summary for people;
 //! `@@sha256 HASH  /path`, what each file holds in the end; and `@@json
-//! {...}`, the summary for programs. [`Sorter`] tells them apart.
+//! {...}`, the summary for programs. `Sorter` tells them apart.
 
 use std::fs;
 use std::io::{self, Write};

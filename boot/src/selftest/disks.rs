@@ -165,7 +165,7 @@ fn contents() -> Outcome {
             })
         })
         .collect();
-    running.into_iter().map(thread::JoinHandle::join).collect()
+    running.into_iter().try_for_each(thread::JoinHandle::join)
 }
 
 /// Hundreds of requests at once, more than the device takes.

@@ -211,7 +211,7 @@ fn many_threads() -> Outcome {
             .map(|i| {
                 let total = total.clone();
                 thread::spawn(&format!("many/{i}"), Priority::Normal, move || {
-                    let data = vec![i; 50];
+                    let data = Vec::from([i; 50]);
                     thread::sleep_ns(u64::from(i % 7) * 1_000_000);
                     thread::yield_now();
                     total.fetch_add(u32::from(data.iter().all(|&d| d == i)), Ordering::Relaxed);

@@ -83,7 +83,7 @@ impl Ops for FlatFile {
     }
     fn is_valid(&self, map: &Iomap) -> bool {
         let n = self.checks.fetch_add(1, Ordering::SeqCst) + 1;
-        if self.stale_every != 0 && n % self.stale_every == 0 {
+        if self.stale_every != 0 && n.is_multiple_of(self.stale_every) {
             self.sequence.fetch_add(1, Ordering::SeqCst);
         }
         map.cookie == self.cookie()
@@ -146,7 +146,7 @@ impl Source for SliceSource<'_> {
     fn take(&mut self, page: &Page, offset: usize, len: usize) -> usize {
         self.copies += 1;
         let mut n = len.min(self.remaining());
-        if self.fault_every != 0 && self.copies % self.fault_every == 0 {
+        if self.fault_every != 0 && self.copies.is_multiple_of(self.fault_every) {
             n /= 2;
         }
         page.write(offset, &self.data[self.at..self.at + n]);

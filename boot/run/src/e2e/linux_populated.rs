@@ -3,12 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use super::harness::{Holdfast, Image};
 use crate::image::{MIB, Recipe};
+use crate::kernel_image;
 use crate::linux_guest::prepare;
+use crate::process;
 use crate::testing::case::Case;
 use crate::workspace::Workspace;
 
@@ -18,7 +21,9 @@ pub fn cases() -> Vec<Case> {
         let name = format!("e2e::linux_populated::{name}");
         Case::new(name, move |workspace| compare(workspace, mkfs)).with_linux()
     };
-    GEOMETRIES.into_iter().map(case).collect()
+    let mut cases: Vec<Case> = GEOMETRIES.into_iter().map(case).collect();
+    cases.push(Case::new("e2e::linux_populated::tests_of_fs", tests_of_fs).with_linux());
+    cases
 }
 
 /// Names and arguments of mkfs.xfs.
@@ -297,5 +302,41 @@ fn check_listing(
     }
     let ours = ask(workspace, image, &script)?;
     check_lines("names", &expected, &expected, &ours, wrong);
+    Ok(())
+}
+
+/// Has Linux fill images with the script of the crate `fs` and runs those of
+/// the crate's own tests that compare with Linux's manifests, and damage them.
+fn tests_of_fs(workspace: &Workspace) -> Result<()> {
+    /// Arguments of mkfs.xfs; the length in MiB; the script's word for it.
+    const IMAGES: [(&str, u64, &str); 3] = [
+        ("", 320, ""),
+        ("-b size=1024 -m rmapbt=1 -i nrext64=1", 64, "small"),
+        ("-b size=2048 -n size=65536", 64, "small"),
+    ];
+    let guest = prepare::guest(workspace)?;
+    let populate = std::fs::read(workspace.root().join("fs/tests/populate.sh"))?;
+    let scratch = workspace.scratch()?;
+    let mut directories = Vec::new();
+    for (index, (mkfs, size_mib, word)) in IMAGES.into_iter().enumerate() {
+        let directory = scratch.path().join(index.to_string());
+        let (disk, archive) = (directory.join("disk"), directory.join("archive"));
+        std::fs::create_dir_all(directory.join("m"))?;
+        Recipe::new(size_mib * MIB).mkfs(mkfs).make(workspace, &disk)?;
+        std::fs::File::create(&archive)?.set_len(64 * MIB)?;
+        let job = guest.job(format!("sh /populate.sh job /dev/vda /dev/vdb {word}"));
+        let job = job.file("populate.sh", populate.clone()).disk(&disk).disk(&archive);
+        job.run(workspace)?.success().with_context(|| format!("mkfs {mkfs}"))?;
+        let mut tar = Command::new("tar");
+        process::output(tar.arg("-xf").arg(&archive).arg("-C").arg(directory.join("m")))?;
+        directories.push(directory);
+    }
+    let mut cargo = kernel_image::cargo(workspace);
+    cargo.args(["test", "--quiet", "--package", "holdfast-fs", "--features", "check"]);
+    cargo.args(["--test", "xfs_linux", "--test", "xfs_hostile", "--", "--ignored"]);
+    cargo.env("HOLDFAST_POPULATED", std::env::join_paths(directories)?);
+    let output = process::output(&mut cargo)?;
+    let passed = String::from_utf8_lossy(&output).matches("1 passed").count();
+    ensure!(passed == 2, "not both tests ran:\n{}", String::from_utf8_lossy(&output));
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! End-to-end tests: what a user would see, judged from outside.
 //!
 //! A test is a function of the workspace that returns an error when it fails;
-//! it is listed in its module's `cases` under its name. [`harness`] starts the
+//! it is listed in its module's `cases` under its name. `harness` starts the
 //! program as a user does, and checks what came out.
 
 mod bad_images;

@@ -20,7 +20,7 @@ pub mod report;
 pub mod tidy;
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -104,8 +104,13 @@ fn run_own(
         environment.push((kernel_image::VARIABLE, image));
     }
     let (alone, together): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(|case| case.alone);
-    run_all(workspace, together, WORKERS, &environment, report);
-    run_all(workspace, alone, 1, &environment, report);
+    // A copy of this program: run.sh may build a new one while tests run.
+    let scratch = workspace.scratch()?;
+    let program = scratch.path().join("holdfast-run");
+    std::fs::copy("/proc/self/exe", &program).context("cannot copy this program")?;
+    let runner = Runner { workspace, program: &program, environment: &environment };
+    runner.run_all(together, WORKERS, report);
+    runner.run_all(alone, 1, report);
     Ok(())
 }
 
@@ -137,59 +142,59 @@ pub fn add(report: &Mutex<Report>, outcome: Outcome) {
     report.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(outcome);
 }
 
-/// Variables for the processes of tests.
-type Environment = [(&'static str, PathBuf)];
-
-fn run_all(
-    workspace: &Workspace,
-    cases: Vec<Case>,
-    workers: usize,
-    environment: &Environment,
-    report: &Mutex<Report>,
-) {
-    let queue = Mutex::new(VecDeque::from(cases));
-    let next = || queue.lock().ok()?.pop_front();
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some(case) = next() {
-                    let start = Instant::now();
-                    let (notes, error) = match run_apart(workspace, &case, environment) {
-                        Ok(notes) => (notes, None),
-                        Err(error) => (Vec::new(), Some(format!("{error:#}"))),
-                    };
-                    let took = start.elapsed();
-                    add(report, Outcome { name: case.name, error, took, notes });
-                }
-            });
-        }
-    });
+/// What the processes of tests have in common.
+struct Runner<'a> {
+    workspace: &'a Workspace,
+    program: &'a Path,
+    /// Variables for them.
+    environment: &'a [(&'static str, PathBuf)],
 }
 
 /// What starts a line of a test's output that is shown though it passed.
 const NOTE: &str = "note: ";
 
-/// Runs one test in a process of its own; returns its notes.
-fn run_apart(workspace: &Workspace, case: &Case, environment: &Environment) -> Result<Vec<String>> {
-    let program = std::env::current_exe().context("this program has no name")?;
-    let scratch = workspace.scratch()?;
-    let log = scratch.path().join("log");
-    let file = std::fs::File::create(&log)?;
-    let mut command = Command::new(program);
-    command.args(["run-case", &case.name]).env("HOLDFAST_ROOT", workspace.root());
-    command.envs(environment.iter().map(|(name, value)| (name, value)));
-    command.stdin(std::process::Stdio::null()).stdout(file.try_clone()?).stderr(file);
-    let mut running = Running::start(&mut command)?;
-    let status = running.wait(Some(LIMIT))?;
-    drop(running);
-    let text = String::from_utf8_lossy(&std::fs::read(&log).unwrap_or_default()).into_owned();
-    let end = process::last(&text, 60);
-    match status {
-        Some(status) if status.success() => {
-            Ok(text.lines().filter_map(|line| line.strip_prefix(NOTE).map(str::to_owned)).collect())
+impl Runner<'_> {
+    /// Runs tests, so many at a time.
+    fn run_all(&self, cases: Vec<Case>, workers: usize, report: &Mutex<Report>) {
+        let queue = Mutex::new(VecDeque::from(cases));
+        let next = || queue.lock().ok()?.pop_front();
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| {
+                    while let Some(case) = next() {
+                        let start = Instant::now();
+                        let (notes, error) = match self.run(&case) {
+                            Ok(notes) => (notes, None),
+                            Err(error) => (Vec::new(), Some(format!("{error:#}"))),
+                        };
+                        let took = start.elapsed();
+                        add(report, Outcome { name: case.name, error, took, notes });
+                    }
+                });
+            }
+        });
+    }
+
+    /// Runs one test in a process of its own; returns its notes.
+    fn run(&self, case: &Case) -> Result<Vec<String>> {
+        let scratch = self.workspace.scratch()?;
+        let log = scratch.path().join("log");
+        let file = std::fs::File::create(&log)?;
+        let mut command = Command::new(self.program);
+        command.args(["run-case", &case.name]).env("HOLDFAST_ROOT", self.workspace.root());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(std::process::Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let mut running = Running::start(&mut command)?;
+        let status = running.wait(Some(LIMIT))?;
+        drop(running);
+        let text = String::from_utf8_lossy(&std::fs::read(&log).unwrap_or_default()).into_owned();
+        let end = process::last(&text, 60);
+        let note = |line: &str| line.strip_prefix(NOTE).map(str::to_owned);
+        match status {
+            Some(status) if status.success() => Ok(text.lines().filter_map(note).collect()),
+            Some(status) => anyhow::bail!("{}\n{end}", process::describe(status)),
+            None => anyhow::bail!("no end after {} s\n{end}", LIMIT.as_secs()),
         }
-        Some(status) => anyhow::bail!("{}\n{}", process::describe(status), end),
-        None => anyhow::bail!("no end after {} s\n{}", LIMIT.as_secs(), end),
     }
 }
 
