@@ -202,7 +202,7 @@ fn read_tests(group: &str, out: impl Read, reader: &mut Reader, report: &Mutex<R
                 add(report, Outcome::new(name, None, Duration::ZERO));
             }
             Some((name, Word::Ignored)) => {
-                println!("long, by command only: {group}::{name}");
+                println!("left to another test or a command: {group}::{name}");
             }
             Some((_, Word::Failed)) | None => {}
         }
