@@ -11,15 +11,19 @@
 
 use core::arch::global_asm;
 
-use super::layout::USER_END;
+use super::layout::{PAGE_SIZE, USER_END};
 use crate::arch::trap::TrapFrame;
 use crate::arch::{cpu, percpu};
 
-global_asm!(
-    r#"
-.section .text.usercopy,"ax",@progbits
-.globl holdfast_copy_stopping
-holdfast_copy_stopping:
+/// The loop under a name, with `NAME_fixup` behind it, where a copy ends that faulted.
+macro_rules! copy_routine {
+    ($name:literal) => {
+        global_asm!(concat!(
+            ".section .text.usercopy,\"ax\",@progbits\n.globl ",
+            $name,
+            "\n",
+            $name,
+            r#":
     mov r8, rdx
     xor ecx, ecx
     and r8, -256
@@ -89,91 +93,21 @@ holdfast_copy_stopping:
     jne 4b
 6:  xor eax, eax
     ret
-.globl holdfast_copy_stopping_fixup
-holdfast_copy_stopping_fixup:
-    mov rax, rdx                   /* what the tail has left, and -rcx of the blocks */
-    sub rax, rcx
-    ret
-
-.globl holdfast_copy_faulting
-holdfast_copy_faulting:
-    mov r8, rdx
-    xor ecx, ecx
-    and r8, -256
-    je 2f
-    add rdi, r8
-    add rsi, r8
-    sub rdx, r8
-    sub rcx, r8
-1:
-    movups xmm0, [rsi + rcx + 0]
-    movups xmm1, [rsi + rcx + 16]
-    movups xmm2, [rsi + rcx + 32]
-    movups xmm3, [rsi + rcx + 48]
-    movups xmm4, [rsi + rcx + 64]
-    movups xmm5, [rsi + rcx + 80]
-    movups xmm6, [rsi + rcx + 96]
-    movups xmm7, [rsi + rcx + 112]
-    movups xmm8, [rsi + rcx + 128]
-    movups xmm9, [rsi + rcx + 144]
-    movups xmm10, [rsi + rcx + 160]
-    movups xmm11, [rsi + rcx + 176]
-    movups xmm12, [rsi + rcx + 192]
-    movups xmm13, [rsi + rcx + 208]
-    movups xmm14, [rsi + rcx + 224]
-    movups xmm15, [rsi + rcx + 240]
-    movups [rdi + rcx + 0], xmm0
-    movups [rdi + rcx + 16], xmm1
-    movups [rdi + rcx + 32], xmm2
-    movups [rdi + rcx + 48], xmm3
-    movups [rdi + rcx + 64], xmm4
-    movups [rdi + rcx + 80], xmm5
-    movups [rdi + rcx + 96], xmm6
-    movups [rdi + rcx + 112], xmm7
-    movups [rdi + rcx + 128], xmm8
-    movups [rdi + rcx + 144], xmm9
-    movups [rdi + rcx + 160], xmm10
-    movups [rdi + rcx + 176], xmm11
-    movups [rdi + rcx + 192], xmm12
-    movups [rdi + rcx + 208], xmm13
-    movups [rdi + rcx + 224], xmm14
-    movups [rdi + rcx + 240], xmm15
-    add rcx, 256
-    jne 1b
-2:  cmp edx, 16
-    jb 3f
-    movups xmm0, [rsi]
-    movups [rdi], xmm0
-    add rsi, 16
-    add rdi, 16
-    sub edx, 16
-    jmp 2b
-3:  test edx, edx
-    je 6f
-    test edx, 8
-    je 4f
-    mov r8, [rsi]
-    mov [rdi], r8
-    add rsi, 8
-    add rdi, 8
-    sub edx, 8
-    je 6f
-4:  movzx r8d, byte ptr [rsi]
-    mov [rdi], r8b
-    inc rsi
-    inc rdi
-    dec edx
-    jne 4b
-6:  xor eax, eax
-    ret
-.globl holdfast_copy_faulting_fixup
-holdfast_copy_faulting_fixup:
+.globl "#,
+            $name,
+            "_fixup\n",
+            $name,
+            r#"_fixup:
     mov rax, rdx                   /* what the tail has left, and -rcx of the blocks */
     sub rax, rcx
     ret
 .text
 "#
-);
+        ));
+    };
+}
+copy_routine!("holdfast_copy_stopping");
+copy_routine!("holdfast_copy_faulting");
 
 unsafe extern "C" {
     fn holdfast_copy_stopping(dst: *mut u8, src: *const u8, len: usize) -> usize;
@@ -267,7 +201,16 @@ fn copy(user: u64, way: Way, len: usize, faulting: bool) -> usize {
             holdfast_copy_stopping(dst, src, len)
         }
     };
-    len - left
+    let done = len - left;
+    let to_page_end = PAGE_SIZE - (user as usize + done) % PAGE_SIZE;
+    if left == 0 || to_page_end >= left {
+        return done;
+    }
+    // The loop moves blocks, and the one that faulted began in a page that can be reached:
+    // the caller makes the very byte accessible at which the copy says it stopped.
+    // SAFETY: as above; the rest of the kernel's side, up to a page's end on the program's.
+    let left = unsafe { holdfast_copy_stopping(dst.add(done), src.add(done), to_page_end) };
+    done + to_page_end - left
 }
 
 /// Copy from a program's memory without handling faults; bytes copied.
