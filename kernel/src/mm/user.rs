@@ -12,6 +12,7 @@
 use core::arch::global_asm;
 
 use super::layout::{PAGE_SIZE, USER_END};
+use crate::arch::memory_ops::move_256_bytes;
 use crate::arch::trap::TrapFrame;
 use crate::arch::{cpu, percpu};
 
@@ -33,38 +34,9 @@ macro_rules! copy_routine {
     sub rdx, r8
     sub rcx, r8
 1:
-    movups xmm0, [rsi + rcx + 0]
-    movups xmm1, [rsi + rcx + 16]
-    movups xmm2, [rsi + rcx + 32]
-    movups xmm3, [rsi + rcx + 48]
-    movups xmm4, [rsi + rcx + 64]
-    movups xmm5, [rsi + rcx + 80]
-    movups xmm6, [rsi + rcx + 96]
-    movups xmm7, [rsi + rcx + 112]
-    movups xmm8, [rsi + rcx + 128]
-    movups xmm9, [rsi + rcx + 144]
-    movups xmm10, [rsi + rcx + 160]
-    movups xmm11, [rsi + rcx + 176]
-    movups xmm12, [rsi + rcx + 192]
-    movups xmm13, [rsi + rcx + 208]
-    movups xmm14, [rsi + rcx + 224]
-    movups xmm15, [rsi + rcx + 240]
-    movups [rdi + rcx + 0], xmm0
-    movups [rdi + rcx + 16], xmm1
-    movups [rdi + rcx + 32], xmm2
-    movups [rdi + rcx + 48], xmm3
-    movups [rdi + rcx + 64], xmm4
-    movups [rdi + rcx + 80], xmm5
-    movups [rdi + rcx + 96], xmm6
-    movups [rdi + rcx + 112], xmm7
-    movups [rdi + rcx + 128], xmm8
-    movups [rdi + rcx + 144], xmm9
-    movups [rdi + rcx + 160], xmm10
-    movups [rdi + rcx + 176], xmm11
-    movups [rdi + rcx + 192], xmm12
-    movups [rdi + rcx + 208], xmm13
-    movups [rdi + rcx + 224], xmm14
-    movups [rdi + rcx + 240], xmm15
+"#,
+            move_256_bytes!(),
+            r#"
     add rcx, 256
     jne 1b
 2:  cmp edx, 16
