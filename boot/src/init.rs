@@ -42,8 +42,10 @@ pub fn main_thread(command_line: &CommandLine, _machine: &Machine, script: Optio
     let cache = PageCache::new(memory, cache_config(command_line));
     cache.start();
     let disks: Vec<Arc<Queue>> = devices.disks.iter().map(|d| Queue::new(d.clone())).collect();
-    let root =
-        if command_line.has("noroot") { None } else { Some(mount(command_line, &disks, &cache)) };
+    // The checker reads the device itself, also of a file system that cannot be mounted.
+    let checks = command_line.bytes("cmd").is_some_and(|argv| argv.split(|b| *b == 0).next() == Some(b"fsck"));
+    let unmounted = checks || command_line.has("noroot");
+    let root = if unmounted { None } else { Some(mount(command_line, &disks, &cache)) };
     system::mark("mounted");
     if root.is_some() {
         log::info!("mounted {} at /", disks[0].info().name);
@@ -92,7 +94,11 @@ fn mount(
         log::warn!("{name} is read-only, mounting it read-only");
     }
     match Mount::open(disk.clone(), Arc::new(KernelMemory), MountOptions { readonly }) {
-        Ok(mount) => FileSystem::new(mount, cache.clone()),
+        Ok(mount) => {
+            mount.set_environment(Arc::new(KernelEnvironment));
+            mount.start();
+            FileSystem::new(mount, cache.clone())
+        }
         Err(e) => {
             log::error!("cannot mount {name}: {e}");
             exit(STATUS_MOUNT)

@@ -85,12 +85,24 @@ pub enum Error {
     NoDevice,
     /// A value does not fit the type that reports it, or an offset overflows.
     Overflow,
+    /// A directory that must be empty is not.
+    NotEmpty,
+    /// The two names lie on different file systems, or devices.
+    CrossDevice,
+    /// The inode cannot have more names.
+    TooManyLinks,
+    /// A value longer than can be stored.
+    TooLong,
+    /// Nobody may do this to this object; says why.
+    NotPermitted(&'static str),
 }
 
 impl Error {
     /// Linux's number for this error (x86-64).
     pub const fn errno(&self) -> i32 {
         match self {
+            Self::NotPermitted(_) => 1,
+            Self::TooLong => 7,
             Self::Access => 13,
             Self::NotFound => 2,
             Self::Io | Self::Shutdown => 5,
@@ -99,6 +111,7 @@ impl Error {
             Self::Fault | Self::Bus => 14,
             Self::Busy => 16,
             Self::Exists => 17,
+            Self::CrossDevice => 18,
             Self::NoDevice => 19,
             Self::NotDirectory => 20,
             Self::IsDirectory => 21,
@@ -109,9 +122,11 @@ impl Error {
             Self::NoSpace => 28,
             Self::IllegalSeek => 29,
             Self::ReadOnly(_) => 30,
+            Self::TooManyLinks => 31,
             Self::Range => 34,
             Self::NameTooLong => 36,
             Self::NotImplemented => 38,
+            Self::NotEmpty => 39,
             Self::Loop => 40,
             Self::NoAttribute => 61,
             Self::NoData => 6,
@@ -134,6 +149,11 @@ impl Error {
             Self::NoDevice => "No such device",
             Self::Overflow => "Value too large for defined data type",
             Self::Exists => "File exists",
+            Self::TooLong => "Argument list too long",
+            Self::NotEmpty => "Directory not empty",
+            Self::CrossDevice => "Invalid cross-device link",
+            Self::TooManyLinks => "Too many links",
+            Self::NotPermitted(_) => "Operation not permitted",
             Self::NotDirectory => "Not a directory",
             Self::IsDirectory => "Is a directory",
             Self::Invalid(_) => "Invalid argument",
@@ -159,9 +179,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Corrupt(c) => c.fmt(f),
-            Self::ReadOnly(why) | Self::Invalid(why) | Self::NotSupported(why) => {
-                write!(f, "{}: {why}", self.text())
-            }
+            Self::ReadOnly(why)
+            | Self::Invalid(why)
+            | Self::NotSupported(why)
+            | Self::NotPermitted(why) => write!(f, "{}: {why}", self.text()),
             other => f.write_str(other.text()),
         }
     }

@@ -33,6 +33,7 @@ extern crate alloc;
 pub mod block;
 pub mod error;
 pub mod iomap;
+pub mod lab;
 pub mod locks;
 pub mod mm;
 pub mod pagecache;

@@ -8,6 +8,7 @@
 //! | 5 | `SHRINKERS` | who else can free memory | reclaim thread |
 //! | 10 | `FD_TABLE` | a process's descriptors and working directory | open, close, dup, chdir |
 //! | 15 | `FILE_POS` | an open file's position and readahead state | read, write, lseek, getdents |
+//! | 25 | `RENAME` | which directories a directory lies in | rename across directories |
 //! | 30 | `IOLOCK` | file contents against writers; directory entries | read (shared), write, truncate |
 //! | 40 | `MMAP_LOCK` | an address space's list of areas | mmap, munmap; faults (shared) |
 //! | 50 | `INVAL` | the page cache of a file against faults | faults (shared), truncate, punch |
@@ -15,14 +16,21 @@
 //! | 62 | `I_MMAP` | the areas that map a file | mmap, munmap, write-protect, unmap |
 //! | 64 | `PAGE_INDEX` | a file's tree of folios | lookup (shared), insert, remove |
 //! | 70 | `ILOCK` | an inode's core and extent map | begin, writeback mapping, stat |
+//! | 72 | `AGI` | a group's inode trees and unlinked lists | transactions, until they commit |
+//! | 74 | `AGF` | a group's space trees | transactions, until they commit |
 //! | 80 | `BUFFER` | one metadata block | everything that reads metadata |
 //! | 82 | `BUFFER_CACHE` | the index of metadata blocks | lookup, insert, shrink |
 //! | 84 | `INODE_CACHE` | the table of in-core inodes | lookup, insert, evict |
 //! | 86 | `DENTRY` | names that were looked up | path lookup |
+//! | 87 | `LOG_PUSH` | writing checkpoints | who forces the log |
+//! | 88 | `CIL` | what is committed and not yet in the log | commit, checkpoint |
 //! | 90 | `PAGE_TAGS` | which pages of a file are dirty or under writeback | dirtying, writeback |
 //! | 91 | `DIRTY_INODES` | the list of inodes with dirty pages | dirtying, writeback |
 //! | 92 | `LRU` | the active and inactive lists | insert, reclaim |
+//! | 93 | `BUFFER_ITEM` | what of a block or an inode is logged and not in place | commit, write in place |
 //! | 94 | `ANON` | private pages of one mapped area | faults, munmap |
+//! | 95 | `AIL` | what is in the log and not in place, by place in the log | checkpoint, completion |
+//! | 95 | `LOG_SPACE` | the account of the log's space | reservation, commit, checkpoint |
 //! | 96 | `DEVICE` | a block device's queue | submission, completion |
 //! | 97 | `MEMORY` | a host memory's free list | page allocation |
 //! | 97 | `TLB` | the translations one simulated processor caches | simulated accesses, flush |
@@ -47,6 +55,8 @@ classes! {
     FD_TABLE = new(10);
     /// Position of an open file.
     FILE_POS = new(15);
+    /// Which directories a directory lies in.
+    RENAME = new(25);
     /// File contents against writers; directory contents.
     IOLOCK = nesting(30);
     /// Areas of an address space.
@@ -61,6 +71,10 @@ classes! {
     PAGE_INDEX = new(64);
     /// An inode's core and extent map.
     ILOCK = nesting(70);
+    /// A group's inode trees.
+    AGI = nesting(72);
+    /// A group's space trees.
+    AGF = nesting(74);
     /// One metadata block.
     BUFFER = nesting(80);
     /// The index of metadata blocks.
@@ -69,14 +83,24 @@ classes! {
     INODE_CACHE = new(84);
     /// Names that were looked up.
     DENTRY = new(86);
+    /// Writing checkpoints.
+    LOG_PUSH = new(87);
+    /// What is committed and not yet in the log.
+    CIL = new(88);
     /// Dirty and writeback tags of a file.
     PAGE_TAGS = new(90);
     /// Inodes with dirty pages.
     DIRTY_INODES = new(91);
     /// Active and inactive lists.
     LRU = new(92);
+    /// What of a block or an inode is logged and not in place.
+    BUFFER_ITEM = new(93);
     /// Private pages of one mapped area.
     ANON = new(94);
+    /// What is in the log and not in place.
+    AIL = new(95);
+    /// The account of the log's space.
+    LOG_SPACE = new(95);
     /// A block device's queue.
     DEVICE = new(96);
     /// A host memory's free list.

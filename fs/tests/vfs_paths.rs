@@ -283,8 +283,8 @@ fn what_needs_the_write_path_says_so_after_its_arguments_were_checked() {
     assert_eq!(errno(p.truncate(b"/f", 5)), EROFS);
     assert_eq!(errno(p.truncate(b"/sub", 5)), EISDIR);
     assert_eq!(p.truncate(b"/f", 100_000), Ok(()));
-    assert_eq!(errno(p.setxattr(b"/f", b"user.a", b"v")), EROFS);
-    assert_eq!(errno(p.setxattr(b"/f", b"odd.a", b"v")), EOPNOTSUPP);
+    assert_eq!(errno(p.setxattr(b"/f", b"user.a", b"v", XattrFlags::empty())), EROFS);
+    assert_eq!(errno(p.setxattr(b"/f", b"odd.a", b"v", XattrFlags::empty())), EOPNOTSUPP);
     assert_eq!(errno(p.getxattr(b"/f", b"user.a")), ENODATA);
     assert_eq!(errno(p.getxattr(b"/f", b"")), ERANGE);
     assert_eq!(p.listxattr(b"/f"), Ok(Vec::new()));

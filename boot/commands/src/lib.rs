@@ -13,6 +13,8 @@
 //! | `script`   | scripts: words, background lines, `wait` |
 //! | `shell`    | the interactive prompt |
 //! | `files`    | ls, cat, stat, readlink, getfattr, sha256sum, hexdump, df, ... |
+//! | `change`   | mkdir, rm, mv, ln, cp, dd, touch, chmod, setfattr, ... |
+//! | `fsck`     | the check of a whole file system |
 //! | `status`   | ps, free, uptime, dmesg, mount, drop_caches, sync |
 //! | `xfs_io`   | the file exerciser, command strings as in xfsprogs |
 //! | `bench`    | the figures |
@@ -30,9 +32,11 @@ extern crate alloc;
 extern crate std;
 
 pub mod bench;
+mod change;
 mod context;
 mod date;
 mod files;
+mod fsck;
 pub mod mainjob;
 mod options;
 mod registry;
@@ -43,6 +47,6 @@ pub mod system;
 mod text;
 mod xfs_io;
 
-pub use context::{Context, Status};
+pub use context::{Context, Status, write_all};
 pub use registry::{command_names, run};
 pub use system::{MemoryFigures, MountInfo, System, ThreadInfo};

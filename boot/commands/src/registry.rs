@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::context::{Context, Status};
-use crate::{bench, files, mainjob, out, status, text, xfs_io};
+use crate::{bench, change, files, fsck, mainjob, out, status, text, xfs_io};
 
 /// The status of a command there is not.
 pub const NO_SUCH_COMMAND: Status = 127;
@@ -30,13 +30,29 @@ static COMMANDS: &[Command] = &[
     command("bench", bench::main, "[raw|insn|scaling] [--size MB] [CASE…]", "measure"),
     command("cat", files::cat::main, "[FILE|-]…", "copy files to standard output"),
     command("cd", files::simple::cd, "[DIR]", "change the working directory"),
+    command("chmod", change::attributes::chmod, "[-R] MODE FILE…", "change permissions"),
+    command("chown", change::attributes::chown, "[-Rh] UID[:GID] FILE…", "change owners"),
     command("cksum", files::cksum::main, "[FILE]…", "CRC and size of files"),
+    command("cmp", change::dd::cmp, "[-ls] [-n LIMIT] FILE1 FILE2", "compare two files"),
+    command(
+        "cp",
+        change::copy::main,
+        "[-afnprTv] [--reflink[=WHEN]] [-t DIR] SOURCE… DEST|DIR",
+        "copy files",
+    ),
+    command(
+        "dd",
+        change::dd::main,
+        "[if=F] [of=F] [bs=N] [count=N] [skip=N] [seek=N] [conv=…] [iflag=…] [oflag=…]",
+        "copy blocks",
+    ),
     command("df", files::df::main, "[-h] [FILE]…", "space of the file system"),
     command("dmesg", status::dmesg, "", "the kernel log"),
     command("drop_caches", status::drop_caches, "", "forget clean cached data and metadata"),
     command("echo", files::simple::echo, "[-n] [-e] [WORD]…", "print words"),
     command("false", files::simple::no, "", "do nothing, unsuccessfully"),
     command("free", status::free, "[-b|-k|-m|-h]", "where memory is"),
+    command("fsck", fsck::main, "[DEVICE]", "check a file system that is not written to"),
     command(
         "getfattr",
         files::getfattr::main,
@@ -50,6 +66,7 @@ static COMMANDS: &[Command] = &[
         "[-C] [-v] [-n LENGTH] [-s OFFSET] [FILE]…",
         "bytes in hexadecimal",
     ),
+    command("ln", change::link::main, "[-fnsTv] [-t DIR] TARGET… LINK|DIR", "make links"),
     command("ls", files::ls::main, "[-1adilnRr] [FILE]…", "list directories"),
     command(
         "mainjob",
@@ -57,11 +74,32 @@ static COMMANDS: &[Command] = &[
         "[--seed N] [DIR]",
         "overwrite files under memory pressure, verify, report",
     ),
+    command("mkdir", change::make::mkdir, "[-pv] [-m MODE] DIR…", "make directories"),
     command("mount", status::mount, "", "mounted file systems and their features"),
+    command(
+        "mv",
+        change::moves::main,
+        "[-fnTv] [--exchange] [-t DIR] SOURCE… DEST|DIR",
+        "move names",
+    ),
     command("ps", status::ps, "", "threads"),
     command("pwd", files::simple::pwd, "", "the working directory"),
     command("readlink", files::readlink::main, "[-efmnz] FILE…", "the target of a symbolic link"),
+    command("rm", change::remove::main, "[-dfrv] FILE…", "remove files"),
+    command("rmdir", change::make::rmdir, "[-pv] DIR…", "remove empty directories"),
+    command(
+        "setfattr",
+        change::setfattr::main,
+        "[-h] -n NAME [-v VALUE] FILE…, [-h] -x NAME FILE…",
+        "set or remove an extended attribute",
+    ),
     command("sha256sum", files::sha256sum::main, "[-r DIR] [FILE]…", "SHA-256 digests"),
+    command(
+        "shutdown-fs",
+        change::shutdown::main,
+        "[-f] [PATH]",
+        "stop the file system as if the power went; -f: after forcing the log",
+    ),
     command("sleep", files::simple::sleep, "SECONDS…", "wait"),
     command(
         "stat",
@@ -70,7 +108,14 @@ static COMMANDS: &[Command] = &[
         "what the file system knows of a file",
     ),
     command("sync", status::sync, "", "write what is dirty"),
+    command(
+        "touch",
+        change::attributes::touch,
+        "[-achm] [-d @SECONDS] [-r FILE] FILE…",
+        "set times, make files",
+    ),
     command("true", files::simple::yes, "", "do nothing, successfully"),
+    command("unlink", change::remove::unlink, "FILE", "remove one name"),
     command("uptime", status::uptime, "", "time since the start, and where it went at boot"),
     command(
         "xfs_io",

@@ -58,6 +58,12 @@ impl Queue {
     pub fn statistics(&self) -> QueueStatistics {
         self.core.counters.snapshot()
     }
+    /// Writes, write-zeroes and discards that have ended. Counted before the request's
+    /// callback runs: as long as the number is what it was before a flush was started,
+    /// that flush covers all of them.
+    pub fn changes(&self) -> u64 {
+        self.core.counters.changes()
+    }
     /// Start a request. Its end is told through the bio, possibly before this returns.
     /// A request the device cannot carry out ends at once, with an error.
     pub fn submit(&self, bio: Bio) {

@@ -126,6 +126,7 @@ pub(super) struct Counters {
     in_flight_max: AtomicU64,
     completions: AtomicU64,
     depth_sum: AtomicU64,
+    changes: AtomicU64,
 }
 
 impl Counters {
@@ -149,6 +150,13 @@ impl Counters {
         let depth = self.in_flight.fetch_sub(1, Relaxed);
         self.depth_sum.fetch_add(depth, Relaxed);
         self.completions.fetch_add(1, Relaxed);
+        if !matches!(op, Op::Read | Op::Flush) {
+            self.changes.fetch_add(1, Relaxed);
+        }
+    }
+    /// Requests that ended and may have changed what the device holds.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
     }
     pub(super) fn merged(&self, op: Op) {
         self.ops[op as usize].merges.fetch_add(1, Relaxed);

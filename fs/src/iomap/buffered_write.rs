@@ -3,7 +3,9 @@
 use alloc::sync::Arc;
 
 use super::fill::{self, page_of};
-use super::{Iomap, Purpose, Source};
+use super::zero::{self, Gap};
+use super::{Iomap, Purpose, Source, punch};
+use crate::lab::{Guard, Point};
 use crate::pagecache::{Folio, LockedFolio, Mapping, PageCache};
 use crate::platform::PAGE_SIZE;
 use crate::{Error, Result};
@@ -26,6 +28,12 @@ enum Step {
 pub fn write(mapping: &Arc<Mapping>, pos: u64, source: &mut dyn Source) -> Result<usize> {
     let length = source.remaining() as u64;
     mapping.ops().prepare_write(pos, length)?;
+    let size = mapping.size();
+    if pos > size {
+        // What lies between will be part of the file.
+        let _no_faults = mapping.invalidate_lock().write();
+        zero::zero_range(mapping, size..pos)?;
+    }
     let mut at = pos;
     let mut result = Ok(());
     while source.remaining() > 0 && result.is_ok() {
@@ -38,9 +46,14 @@ pub fn write(mapping: &Arc<Mapping>, pos: u64, source: &mut dyn Source) -> Resul
                 break;
             }
         };
+        mapping.lab().at(Point::Begun, mapping.id(), at);
         let wanted = wanted.min(map.end_bytes() - at);
         let (done, outcome) = write_under(mapping, &map, at, wanted, source);
-        let ended = mapping.ops().end(&map, at, wanted, done);
+        let ended = match done == wanted {
+            true => Ok(()),
+            false => punch::give_back(mapping, &map, at, wanted, done),
+        };
+        let ended = ended.and(mapping.ops().end(&map, at, wanted, done));
         at += done;
         result = outcome.and(ended);
     }
@@ -66,13 +79,17 @@ fn write_under(
         mapping.throttle();
         let left = ((end - at) as usize).min(source.remaining());
         match write_folio(mapping, map, at, left, source) {
-            Ok(Step::Copied(n)) => at += n as u64,
+            Ok(Step::Copied(n)) => {
+                mapping.lab().at(Point::Copied, mapping.id(), at);
+                at += n as u64;
+            }
             Ok(Step::Source) => {
                 if let Err(e) = source.fault_in() {
                     return (at - pos, Err(e));
                 }
             }
             Ok(Step::Stale) => {
+                mapping.lab().at(Point::Stale, mapping.id(), at);
                 PageCache::count(&mapping.cache().statistics().stale_mappings, 1);
                 break;
             }
@@ -92,9 +109,17 @@ fn write_folio(
 ) -> Result<Step> {
     let offset = (pos & (PAGE_SIZE as u64 - 1)) as usize;
     let len = wanted.min(PAGE_SIZE - offset);
-    let folio = mapping.get_locked(page_of(pos))?;
+    let (folio, gap) = match pos > mapping.size() {
+        false => (mapping.get_locked(page_of(pos))?, None),
+        // The write leaves a gap behind the end of the file.
+        true => {
+            let (folio, gap) = Gap::lock(mapping, page_of(pos))?;
+            (folio, Some(gap))
+        }
+    };
+    mapping.lab().at(Point::Locked, mapping.id(), pos);
     // Before anything else touches the folio: is the map still true? See the module head.
-    if !mapping.ops().is_valid(map) {
+    if !mapping.ops().is_valid(map) && mapping.lab().acts(Guard::IomapValidity) {
         return Ok(Step::Stale);
     }
     fill_edges(mapping, &folio, map, offset, len)?;
@@ -102,7 +127,7 @@ fn write_folio(
     let touched = Folio::blocks_touched(shift, offset, offset + len);
     let complete = folio.uptodate_blocks() & touched == touched;
     let copied = source.take(folio.page(), offset, len);
-    if copied < len && !complete {
+    if copied < len && !complete && mapping.lab().acts(Guard::WriteShortCopy) {
         // Some block would be half old memory, half new data: as if nothing came.
         source.revert(copied);
         return Ok(Step::Source);
@@ -113,15 +138,19 @@ fn write_folio(
     let written = Folio::blocks_touched(shift, offset, offset + copied);
     folio.set_uptodate_blocks(written, shift);
     mapping.mark_dirty(&folio, written);
-    if pos + copied as u64 > mapping.size() {
-        mapping.set_size(pos + copied as u64);
+    let end = pos + copied as u64;
+    if end > mapping.size() {
+        if let Some(gap) = gap {
+            gap.close(mapping, &folio, pos);
+        }
+        mapping.set_size(end);
     }
     folio.mark_accessed();
     Ok(Step::Copied(copied))
 }
 
 /// Fill the blocks at both ends that the write covers only in part.
-fn fill_edges(
+pub(super) fn fill_edges(
     mapping: &Mapping,
     folio: &LockedFolio,
     map: &Iomap,

@@ -8,6 +8,7 @@ use holdfast_sync::Mutex;
 
 use super::buffered_read::{bring_in, read_marked};
 use super::{Purpose, fill};
+use crate::lab::{Guard, Point};
 use crate::pagecache::{Folio, LockedFolio, Mapping, Readahead};
 use crate::platform::PAGE_SIZE;
 use crate::{Error, Result};
@@ -57,7 +58,7 @@ pub fn fault(
             continue;
         }
         // The size may have shrunk while we waited for the lock.
-        if index >= mapping.size_pages() {
+        if index >= mapping.size_pages() && mapping.lab().acts(Guard::FaultRecheckEof) {
             return Err(FaultError::BeyondEof);
         }
         if !locked.is_uptodate() {
@@ -112,8 +113,14 @@ pub fn mkwrite(mapping: &Arc<Mapping>, folio: &LockedFolio) -> Result<(), FaultE
         }
         pos = map.end_bytes();
     }
-    mapping.mark_dirty(folio, Folio::all_blocks(mapping.block_shift()));
+    // Blocks behind the end of the file have no space, and are never written. When the
+    // file grows over them, the page loses the right to be stored to, and we come again.
+    let within = (end - folio.position()) as usize;
+    mapping.mark_dirty(folio, Folio::blocks_touched(mapping.block_shift(), 0, within));
     // What the device is reading now must not change under it.
-    folio.wait_writeback();
+    if folio.is_writeback() && mapping.lab().acts(Guard::MkwriteStable) {
+        folio.wait_writeback();
+    }
+    mapping.lab().at(Point::Mkwrite, mapping.id(), folio.position());
     Ok(())
 }

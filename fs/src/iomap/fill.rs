@@ -10,6 +10,7 @@ use holdfast_sync::atomic::{AtomicU32, Ordering};
 
 use super::{Iomap, Purpose};
 use crate::block::{Bio, BioFlags, IoError, Op, Plug, Queue, Sector, Segment};
+use crate::lab::Guard;
 use crate::pagecache::{Folio, LockedFolio, Mapping, PageCache};
 use crate::platform::{PAGE_SHIFT, PAGE_SIZE, Page};
 use crate::{Error, Result};
@@ -64,7 +65,10 @@ pub(super) fn fill_blocks(
     range: Range<usize>,
 ) -> Result<()> {
     let shift = mapping.block_shift();
-    let wanted = Folio::blocks_touched(shift, range.start, range.end) & !folio.uptodate_blocks();
+    let touched = Folio::blocks_touched(shift, range.start, range.end);
+    let held = touched & folio.uptodate_blocks();
+    let keep = held != 0 && mapping.lab().acts(Guard::FillUptodate);
+    let wanted = if keep { touched & !held } else { touched };
     let batch = Batch::new();
     for run in runs(wanted, shift) {
         let pos = folio.position() + run.start as u64;

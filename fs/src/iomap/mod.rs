@@ -30,6 +30,10 @@
 //! | `fill`          | read folios from disk, readahead |
 //! | `fault`         | a page fault: the folio, and the right to store to it (mkwrite) |
 //! | `writeback`     | write dirty folios, revalidating its own cached map |
+//! | `ioend`         | what is due when they have been written: convert, log the size |
+//! | `punch`         | give back what a write reserved and did not use |
+//! | `zero`          | zero parts of a file; what happens at its end when it grows |
+//! | `ranges`        | truncate, fallocate, clone: the page cache's side |
 //! | `seek`          | SEEK_DATA, SEEK_HOLE, fiemap |
 //! | `direct`        | O_DIRECT |
 //!
@@ -40,16 +44,23 @@ mod buffered_write;
 mod direct;
 mod fault;
 mod fill;
+mod ioend;
+mod punch;
+mod ranges;
 mod seek;
 pub(crate) mod writeback;
+mod zero;
+
+use core::ops::Range;
 
 use crate::Result;
 use crate::block::Sector;
 
 pub use buffered_read::{read, will_need};
 pub use buffered_write::write;
-pub use direct::{direct_read, direct_write};
+pub use direct::{direct_read, direct_write, direct_write_shares};
 pub use fault::{FaultError, fault, fault_around, mkwrite};
+pub use ranges::{Change, Side, change, clone_range, dedupe_range, truncate};
 pub use seek::{Extent, extents, seek_data, seek_hole};
 
 /// Which states of an inode's forks a map was read from.
@@ -90,6 +101,13 @@ bitflags::bitflags! {
         /// This very call reserved the range: what is not written must be given back.
         const NEW = 1;
         /// The blocks are shared with another file: a write must go elsewhere.
+        ///
+        /// For [`Purpose::Write`], [`Purpose::Fault`] and [`Purpose::Zero`] the kind still
+        /// says what the data fork holds, because a block that is overwritten in part is
+        /// filled from there; the copy-on-write fork has a reservation or blocks, and with
+        /// `NEW` this call made the reservation. For [`Purpose::DirectWrite`] and
+        /// [`Ops::writeback_map`] the map is of the copy-on-write fork's blocks, and the
+        /// end of the I/O moves them to the data fork.
         const SHARED = 2;
     }
 }
@@ -130,8 +148,29 @@ impl Iomap {
     }
     /// Must a block under this mapping be zeroed instead of read, when a folio is filled?
     pub fn reads_as_zero(&self) -> bool {
-        !matches!(self.kind, MapKind::Written { .. }) || self.flags.contains(MapFlags::NEW)
+        // A new reservation in the copy-on-write fork still reads what is shared.
+        !matches!(self.kind, MapKind::Written { .. })
+            || (self.flags & (MapFlags::NEW | MapFlags::SHARED)) == MapFlags::NEW
     }
+    /// The fork in which the call that returned this map reserved space, if it did.
+    pub fn reserved_in(&self) -> Option<ReservedFork> {
+        let shared = self.flags.contains(MapFlags::SHARED);
+        match self.kind {
+            _ if !self.flags.contains(MapFlags::NEW) => None,
+            _ if shared => Some(ReservedFork::Cow),
+            MapKind::Delalloc => Some(ReservedFork::Data),
+            _ => None,
+        }
+    }
+}
+
+/// Where a delayed allocation is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReservedFork {
+    /// Beside the file's extents.
+    Data,
+    /// Beside the extents that will replace shared ones.
+    Cow,
 }
 
 /// What a mapping is wanted for.
@@ -139,13 +178,17 @@ impl Iomap {
 pub enum Purpose {
     /// Read or report; changes nothing.
     Read,
-    /// Buffered write: reserves space where there is none.
+    /// Buffered write: reserves space where there is none, and in the copy-on-write fork
+    /// where blocks are shared. `IOLOCK` is held exclusive.
     Write,
-    /// A store through a mapping: reserves space; the folio is locked and uptodate.
+    /// A store through a mapping: likewise; the folio is locked and uptodate. The map is
+    /// never `NEW`: what a store may use already is not given back.
     Fault,
-    /// Direct write: blocks must exist.
+    /// Direct write: allocates unwritten blocks where there are none. The map is written
+    /// or unwritten. `IOLOCK` is held, perhaps shared.
     DirectWrite,
-    /// Zero part of a block.
+    /// Zero part of a block: reserves in the copy-on-write fork where blocks are shared,
+    /// and leaves holes, delalloc and unwritten extents as they are.
     Zero,
 }
 
@@ -160,15 +203,19 @@ pub trait Ops: Send + Sync {
     /// I/O errors and corruption of the extent map; [`crate::Error::ReadOnly`] where
     /// the purpose needs what cannot be changed; no space.
     fn begin(&self, pos: u64, len: u64, purpose: Purpose) -> Result<Iomap>;
-    /// The operation went `done` of `len` bytes far under `map`.
+    /// A write, of `len` bytes from `pos` on, went `done` bytes far under `map`. What it
+    /// reserved and did not use is given back already, through [`Ops::punch_delalloc`].
     ///
     /// # Errors
-    /// I/O errors and corruption while unused reservations are given back.
+    /// Whatever makes the whole write fail.
     fn end(&self, map: &Iomap, pos: u64, len: u64, done: u64) -> Result<()> {
         let _ = (map, pos, len, done);
         Ok(())
     }
     /// Does the map still describe the file? Lock-free; called with the folio locked.
+    ///
+    /// A map is true as long as its fork's sequence stands, one that depends on what the
+    /// copy-on-write fork holds (or does not hold) as long as both do.
     fn is_valid(&self, map: &Iomap) -> bool;
     /// Refuse a write of the range that could only fail half way.
     ///
@@ -178,19 +225,144 @@ pub trait Ops: Send + Sync {
         let _ = (pos, len);
         Ok(())
     }
-    /// The map under which writeback writes the block at `pos`; blocks are allocated
-    /// if there are none. `cached` is the map of the previous block: it is used again
-    /// only if it covers `pos` and is still valid. `FOLIO` is held.
+    /// Give back the delayed allocations of `fork` in bytes `range` (whole blocks), and
+    /// nothing else: blocks that exist stay. In one step under `ILOCK`; takes no folio's
+    /// lock, starts no transaction, works after a shutdown too.
+    ///
+    /// # Errors
+    /// Corruption of the extent map.
+    fn punch_delalloc(&self, range: Range<u64>, fork: ReservedFork) -> Result<()> {
+        let _ = (range, fork);
+        Ok(())
+    }
+    /// The map under which writeback writes `len` dirty bytes from `pos` on: written,
+    /// unwritten, or `SHARED` with the blocks of the copy-on-write fork. A delayed
+    /// allocation is allocated first, the whole extent, as unwritten. Both forks are
+    /// looked at under one `ILOCK` hold. `FOLIO` is held.
+    ///
+    /// The caller uses the map for later blocks as long as [`Ops::is_valid`] says so.
     ///
     /// # Errors
     /// I/O errors, corruption, no space: the folio's data cannot be written.
-    fn writeback_map(&self, pos: u64, cached: Option<&Iomap>) -> Result<Iomap>;
-    /// Blocks under this map were written; called from the completion, on a thread.
+    fn writeback_map(&self, pos: u64, len: u64) -> Result<Iomap>;
+    /// The size that is on disk, or on its way there: data beyond it needs
+    /// [`Ops::writeback_done`]. Lock-free.
+    fn disk_size(&self) -> u64 {
+        u64::MAX
+    }
+    /// Bytes `pos..pos + len` under this map were written: make an unwritten extent
+    /// written, move a shared one's copy to the data fork, and then, if the size on disk is
+    /// smaller than `size`, log that. Whole blocks, unless the map is plainly written. Some
+    /// of it may be done already. Several writes in a row may be told as one.
+    ///
+    /// Called on the ioend thread, or by a direct writer; may sleep and use transactions,
+    /// but takes neither `IOLOCK`, `INVAL` nor `FOLIO`. Left out for plain overwrites below
+    /// [`Ops::disk_size`].
     ///
     /// # Errors
-    /// The conversion failed; the folios get the error.
-    fn writeback_done(&self, map: &Iomap, pos: u64, len: u64) -> Result<()> {
+    /// The conversion failed; the file gets the error.
+    fn writeback_done(&self, map: &Iomap, pos: u64, len: u64, size: u64) -> Result<()> {
+        let _ = (map, pos, len, size);
+        Ok(())
+    }
+    /// Bytes `pos..pos + len` could not be written to the blocks of this `SHARED` map:
+    /// give up the copy-on-write fork's blocks there. Called as [`Ops::writeback_done`].
+    fn writeback_failed(&self, map: &Iomap, pos: u64, len: u64) {
         let _ = (map, pos, len);
+    }
+    /// The file's size in memory is `size` from now on. Called with the folio that grew
+    /// locked, or `IOLOCK` held exclusive: only to be noted.
+    fn size_changed(&self, size: u64) {
+        let _ = size;
+    }
+}
+
+/// Why a file system refuses to change what lies where.
+const FIXED_LAYOUT: crate::Error =
+    crate::Error::ReadOnly("what lies where in this file cannot be changed");
+
+/// What changes which blocks a file has: the parts of truncate, fallocate, clone and
+/// their like that the file system does.
+///
+/// `IOLOCK` and `INVAL` are held exclusive, direct I/O is over, and the page cache is
+/// prepared by the caller (see `ranges`): nothing dirty, nothing cached that changes.
+/// Ranges are whole blocks; partial ones at their ends were zeroed through the cache.
+/// Every method is a whole operation, in transactions of its own.
+pub trait Layout: Ops {
+    /// Log the size. If the file was `cut`, free everything behind it afterwards:
+    /// reservations, blocks, copies of shared ones. (The size on disk says nothing of that:
+    /// it may lag behind the one that was cut.) Otherwise move nothing.
+    ///
+    /// # Errors
+    /// As transactions do.
+    fn set_size(&self, size: u64, cut: bool) -> Result<()> {
+        let _ = (size, cut);
+        Err(FIXED_LAYOUT)
+    }
+    /// Fill the holes in `range` with unwritten extents, beyond the end of the file too.
+    ///
+    /// # Errors
+    /// As transactions do; no space, after which a part may be allocated.
+    fn preallocate(&self, range: Range<u64>) -> Result<()> {
+        let _ = range;
+        Err(FIXED_LAYOUT)
+    }
+    /// Make `range` a hole.
+    ///
+    /// # Errors
+    /// As transactions do.
+    fn punch(&self, range: Range<u64>) -> Result<()> {
+        let _ = range;
+        Err(FIXED_LAYOUT)
+    }
+    /// Make all of `range` unwritten extents.
+    ///
+    /// # Errors
+    /// As [`Layout::preallocate`].
+    fn zero_blocks(&self, range: Range<u64>) -> Result<()> {
+        let _ = range;
+        Err(FIXED_LAYOUT)
+    }
+    /// Remove `range`: what follows moves down. The caller sets the size afterwards.
+    ///
+    /// # Errors
+    /// As transactions do.
+    fn collapse(&self, range: Range<u64>) -> Result<()> {
+        let _ = range;
+        Err(FIXED_LAYOUT)
+    }
+    /// Move what lies at and behind the start of `range` up by its length, so that `range`
+    /// is a hole. The size was set before.
+    ///
+    /// # Errors
+    /// As transactions do; too big.
+    fn insert(&self, range: Range<u64>) -> Result<()> {
+        let _ = range;
+        Err(FIXED_LAYOUT)
+    }
+    /// Can files of this file system share blocks?
+    fn can_share(&self) -> bool {
+        false
+    }
+    /// Share the blocks of bytes `range` of `source` at `at` of this file, in the place of
+    /// what is there. The end of `range` may be the end of `source` instead of a block's:
+    /// then its last block is shared whole. The caller sets the size afterwards.
+    /// Both files are locked.
+    ///
+    /// # Errors
+    /// As transactions do; not supported without reflink.
+    fn share(&self, source: &Self, range: Range<u64>, at: u64) -> Result<()>
+    where
+        Self: Sized,
+    {
+        let _ = (source, range, at);
+        Err(FIXED_LAYOUT)
+    }
+    /// Give back blocks beyond the end of the file that no write asked for.
+    ///
+    /// # Errors
+    /// As transactions do.
+    fn trim_eof(&self) -> Result<()> {
         Ok(())
     }
 }

@@ -6,16 +6,17 @@
 //! belong to somebody else by now.
 //!
 //! Blocks that are contiguous in the file and on the device, and of one kind, travel
-//! together in an *ioend*: one request, one completion, one error.
+//! together in an *ioend*: one request, one completion, one error (see `ioend`).
 
-use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::fill::runs;
-use super::{Iomap, MapKind};
-use crate::block::{Bio, BioFlags, IoError, Op, Plug, Sector, Segment};
+use super::ioend::Ioend;
+pub(crate) use super::ioend::Ended;
+use super::{Iomap, ReservedFork};
+use crate::block::{BioFlags, Plug, Sector};
+use crate::lab::{Guard, Point};
 use crate::pagecache::{Folio, LockedFolio, Mapping, PageCache};
 use crate::platform::PAGE_SIZE;
 use crate::{Error, Result};
@@ -52,16 +53,6 @@ pub(crate) fn write_pages(mapping: &Mapping, range: Range<u64>, mode: Mode, budg
         PageCache::count(&mapping.cache().statistics().cleaned_sync, written);
     }
     written
-}
-
-/// Blocks on their way to disk together.
-struct Ioend {
-    map: Iomap,
-    pos: u64,
-    end: u64,
-    first: Sector,
-    segments: Vec<Segment>,
-    folios: Vec<Arc<Folio>>,
 }
 
 struct Writer<'a> {
@@ -111,14 +102,13 @@ impl<'a> Writer<'a> {
         folio.transfer_begin();
         let size = self.mapping.size();
         let within = size.saturating_sub(folio.position()).min(PAGE_SIZE as u64) as usize;
-        if within < PAGE_SIZE {
+        if within < PAGE_SIZE && self.mapping.lab().acts(Guard::WbZeroPastEof) {
             // A store through a mapping may have put bytes beyond the end of the file.
             folio.page().zero(within, PAGE_SIZE - within);
         }
         for run in runs(dirty & Folio::blocks_touched(shift, 0, within), shift) {
-            if let Err(e) = self.write_run(&folio, run) {
-                log::error!("file {}: cannot write page {}: {e}", self.mapping.id(), folio.index());
-                self.mapping.record_error(&e);
+            if let Err((e, rest)) = self.write_run(&folio, run, size) {
+                self.give_up(&folio, &e, rest);
             }
         }
         if folio.transfer_done() {
@@ -126,49 +116,72 @@ impl<'a> Writer<'a> {
             self.mapping.cache().writeback_batch_ended();
         }
     }
-    /// Add the dirty blocks in bytes `run` of a folio.
-    fn write_run(&mut self, folio: &LockedFolio, run: Range<usize>) -> Result<()> {
+    /// Add the dirty blocks in bytes `run` of a folio. On an error, which of them were
+    /// not added.
+    fn write_run(
+        &mut self,
+        folio: &LockedFolio,
+        run: Range<usize>,
+        size: u64,
+    ) -> Result<(), (Error, Range<usize>)> {
         let mut at = run.start;
         while at < run.end {
             let pos = folio.position() + at as u64;
-            let map = self.mapping.ops().writeback_map(pos, self.map.as_ref())?;
-            self.map = Some(map);
+            let map = self.map_at(pos, (run.end - at) as u64).map_err(|e| (e, at..run.end))?;
             let Some(sector) = map.sector(pos).filter(|_| map.contains(pos)) else {
-                return Err(Error::Io);
+                // Dirty data over a hole: its space was given back under it.
+                return Err((Error::Io, at..run.end));
             };
             let end = (map.end_bytes() - folio.position()).min(run.end as u64) as usize;
-            self.add(folio.folio(), map, sector, at..end);
+            self.add(folio.folio(), map, sector, at..end, size);
             at = end;
         }
         Ok(())
     }
-    fn add(&mut self, folio: &Arc<Folio>, map: Iomap, sector: Sector, range: Range<usize>) {
-        let pos = folio.position() + range.start as u64;
-        let joins = self.ioend.as_ref().is_some_and(|io| {
-            io.end == pos
-                && io.first.0 + ((io.end - io.pos) >> 9) == sector.0
-                && same_kind(&io.map, &map)
-                && io.segments.len() < self.most
-        });
-        if !joins {
+    /// Blocks of a locked folio cannot be written. They end clean, and what space was
+    /// reserved for them is given back: pages that nobody can write would fill the memory.
+    /// The error is the file's, which is known here whatever becomes of the folio.
+    fn give_up(&self, folio: &LockedFolio, error: &Error, run: Range<usize>) {
+        let mapping = self.mapping;
+        log::error!("file {}: cannot write page {}: {error}", mapping.id(), folio.index());
+        mapping.record_error(error);
+        let block = 1u64 << mapping.ops().block_shift();
+        let start = (folio.position() + run.start as u64) & !(block - 1);
+        let end = (folio.position() + run.end as u64).next_multiple_of(block);
+        for fork in [ReservedFork::Data, ReservedFork::Cow] {
+            if let Err(e) = mapping.ops().punch_delalloc(start..end, fork) {
+                log::error!("file {}: cannot give back its reservation: {e}", mapping.id());
+            }
+        }
+    }
+    /// The map of the block at `pos`: the last one, if it still describes the file.
+    fn map_at(&mut self, pos: u64, len: u64) -> Result<Iomap> {
+        let ops = self.mapping.ops();
+        let map = match self.map.filter(|map| map.contains(pos)) {
+            Some(map)
+                if ops.is_valid(&map) || !self.mapping.lab().acts(Guard::WbRevalidate) => map,
+            _ => ops.writeback_map(pos, len)?,
+        };
+        self.map = Some(map);
+        self.mapping.lab().at(Point::Mapped, self.mapping.id(), pos);
+        Ok(map)
+    }
+    fn add(
+        &mut self,
+        folio: &Arc<Folio>,
+        map: Iomap,
+        sector: Sector,
+        range: Range<usize>,
+        size: u64,
+    ) {
+        if !self.ioend.as_ref().is_some_and(|io| io.takes(folio, &map, sector, &range, self.most)) {
             self.submit_ioend();
         }
-        folio.transfer_begin();
-        let io = self.ioend.get_or_insert_with(|| Ioend {
-            map,
-            pos,
-            end: pos,
-            first: sector,
-            segments: Vec::with_capacity(64),
-            folios: Vec::with_capacity(64),
-        });
-        io.end += range.len() as u64;
-        io.segments.push(Segment {
-            page: folio.page().clone(),
-            offset: range.start as u32,
-            len: range.len() as u32,
-        });
-        io.folios.push(folio.clone());
+        self.ioend.get_or_insert_with(|| Ioend::new(map, folio, sector, &range)).add(
+            folio,
+            range,
+            size,
+        );
     }
     fn submit_ioend(&mut self) {
         let Some(io) = self.ioend.take() else { return };
@@ -176,46 +189,11 @@ impl<'a> Writer<'a> {
             Mode::Sync => BioFlags::SYNC,
             Mode::Background => BioFlags::empty(),
         };
-        let Ioend { map, pos, end, first, segments, folios } = io;
-        let mapping = self.mapping.clone();
-        let done = Box::new(move |result| end_io(&mapping, &map, pos..end, &folios, result));
-        self.plug.submit(Bio::transfer(Op::Write, first, segments, flags, done));
+        self.plug.submit(io.into_bio(self.mapping, flags));
     }
     /// Send everything that was collected on its way.
     fn submit(&mut self) {
         self.submit_ioend();
         self.plug.flush();
     }
-}
-
-/// The request of an ioend ended: convert, then record, then end the folios' writeback.
-fn end_io(
-    mapping: &Mapping,
-    map: &Iomap,
-    range: Range<u64>,
-    folios: &[Arc<Folio>],
-    result: Result<(), IoError>,
-) {
-    let outcome = result
-        .map_err(Error::from)
-        .and_then(|()| mapping.ops().writeback_done(map, range.start, range.end - range.start));
-    if let Err(e) = outcome {
-        log::error!("file {}: writing bytes {range:?} failed: {e}", mapping.id());
-        mapping.record_error(&e);
-    }
-    for folio in folios {
-        if folio.transfer_done() {
-            mapping.end_folio_writeback(folio);
-        }
-    }
-    mapping.cache().writeback_batch_ended();
-}
-
-fn same_kind(a: &Iomap, b: &Iomap) -> bool {
-    a.flags == b.flags
-        && matches!(
-            (a.kind, b.kind),
-            (MapKind::Written { .. }, MapKind::Written { .. })
-                | (MapKind::Unwritten { .. }, MapKind::Unwritten { .. })
-        )
 }

@@ -226,7 +226,11 @@ impl Area {
     /// Remove every entry of the pages `numbers`, and the private pages.
     /// The caller holds `MMAP_LOCK` exclusive: no fault adds entries meanwhile.
     pub(super) fn unmap_range(&self, numbers: Range<u64>) {
-        let (mut key, end) = (self.key(numbers.start), self.key(numbers.end));
+        self.unmap_keys(self.key(numbers.start)..self.key(numbers.end));
+    }
+    /// As [`Area::unmap_range`], by slots.
+    fn unmap_keys(&self, keys: Range<u64>) {
+        let Range { start: mut key, end } = keys;
         while key < end {
             let next = self.lock().range(key / CHUNK..).next().map(|(n, _)| n * CHUNK);
             let Some(next) = next.filter(|n| *n < end) else { return };
@@ -296,6 +300,10 @@ impl MappedArea for Area {
             chunk.folios &= !bit(index);
             folio.sub_mapping_ref();
         }
+    }
+    fn zap(&self, range: Range<u64>) {
+        let pages = self.pages();
+        self.unmap_keys(range.start.max(pages.start)..range.end.min(pages.end));
     }
     fn test_and_clear_accessed(&self, index: u64) -> bool {
         let slots = self.lock();

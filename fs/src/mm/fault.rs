@@ -61,6 +61,7 @@ impl AddressSpace {
             return area.map_folio(&folio, false).map_err(no_memory);
         }
         if area.shared {
+            file.stored();
             let folio = iomap::fault(mapping, file.readahead(), index).map_err(bus)?;
             iomap::mkwrite(mapping, &folio).map_err(bus)?;
             return area.map_folio(&folio, true).map_err(no_memory);

@@ -72,4 +72,6 @@ pub trait MappedFile: Send + Sync {
     /// # Errors
     /// A writeback error that this open file did not report yet; the device's.
     fn sync_bytes(&self, range: Range<u64>) -> Result<()>;
+    /// A page is about to be stored to.
+    fn stored(&self) {}
 }

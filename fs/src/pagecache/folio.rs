@@ -253,6 +253,17 @@ impl Folio {
     pub(super) fn set_dirty_blocks(&self, mask: BlockMask) {
         self.blocks.fetch_or(mask << DIRTY_SHIFT, Ordering::AcqRel);
     }
+    /// The blocks that are newer than the disk.
+    pub(crate) fn dirty_blocks(&self) -> BlockMask {
+        self.blocks.load(Ordering::Acquire) >> DIRTY_SHIFT
+    }
+    /// Blocks are no longer part of the file: not newer than the disk, and nothing is
+    /// known of them. The folio is locked. Is any other block dirty?
+    pub(super) fn forget_blocks(&self, mask: BlockMask) -> bool {
+        self.clear(UPTODATE);
+        let rest = !(mask | mask << DIRTY_SHIFT);
+        (self.blocks.fetch_and(rest, Ordering::AcqRel) & rest) >> DIRTY_SHIFT != 0
+    }
     /// Take the dirty bits: writeback will write these blocks.
     pub(super) fn take_dirty_blocks(&self) -> BlockMask {
         self.blocks.fetch_and((1 << DIRTY_SHIFT) - 1, Ordering::AcqRel) >> DIRTY_SHIFT

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use holdfast_sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use holdfast_sync::time::now_ns;
 use holdfast_sync::{Mutex, PerCpuReadGuard, PerCpuRwLock, RwLock};
 
 use super::errseq::Errors;
@@ -14,8 +15,12 @@ use super::tags::{Tag, Tags};
 use super::{ErrSeq, Folio, LockedFolio, PageCache};
 use crate::block::Queue;
 use crate::iomap::{Ops, writeback};
+use crate::lab::{Guard, Lab};
 use crate::platform::{PAGE_SHIFT, PAGE_SIZE};
 use crate::{Error, Result, locks};
+
+/// The grain of times of access and modification.
+const TICK_NS: u64 = 4_000_000;
 
 /// An area of an address space that maps part of a file.
 ///
@@ -30,6 +35,9 @@ pub trait MappedArea: Send + Sync {
     /// Remove the file's page from the page table (private copies stay); when this
     /// returns no processor can reach it.
     fn unmap(&self, index: u64);
+    /// Remove every entry for pages `range` of the file, private copies too. No fault in
+    /// the file is under way; when this returns no processor can reach the pages.
+    fn zap(&self, range: Range<u64>);
     /// Clear the accessed bit; was it set?
     fn test_and_clear_accessed(&self, index: u64) -> bool;
 }
@@ -48,6 +56,12 @@ pub struct Mapping {
     invalidate: RwLock<()>,
     areas: Mutex<Vec<Arc<dyn MappedArea>>>,
     errors: Errors,
+    /// When a change of the contents was noted last; 0: none is.
+    modified_ns: AtomicU64,
+    /// The time of access was looked at since the contents changed last.
+    accessed: AtomicBool,
+    /// A writer closed it while data was dirty.
+    closed_dirty: AtomicBool,
     /// On the list of dirty files; changes under its lock.
     pub(super) listed: AtomicBool,
     /// When it joined that list.
@@ -75,6 +89,9 @@ impl Mapping {
             invalidate: RwLock::new(&locks::INVAL, ()),
             areas: Mutex::new(&locks::I_MMAP, Vec::new()),
             errors: Errors::default(),
+            modified_ns: AtomicU64::new(0),
+            accessed: AtomicBool::new(false),
+            closed_dirty: AtomicBool::new(false),
             listed: AtomicBool::new(false),
             dirtied_ns: AtomicU64::new(0),
         })
@@ -106,10 +123,50 @@ impl Mapping {
     /// Set the file's size.
     pub fn set_size(&self, size: u64) {
         self.size.store(size, Ordering::Release);
+        self.ops.size_changed(size);
+    }
+    /// Guards and points, for experiments.
+    #[inline]
+    pub(crate) fn lab(&self) -> &Lab {
+        self.cache.lab()
     }
     /// Pages up to the end of the file.
     pub fn size_pages(&self) -> u64 {
         self.size().div_ceil(PAGE_SIZE as u64)
+    }
+    /// The contents are about to change: is the time of that still to be noted? Not again
+    /// within a tick, which is the grain of these times.
+    #[inline]
+    pub(crate) fn modified(&self) -> bool {
+        let now = now_ns().max(1);
+        let last = self.modified_ns.load(Ordering::Relaxed);
+        if last != 0 && now.saturating_sub(last) < TICK_NS {
+            return false;
+        }
+        self.modified_ns.store(now, Ordering::Relaxed);
+        self.accessed.store(false, Ordering::Relaxed);
+        true
+    }
+    /// The contents were read: is the time of that still to be looked at?
+    #[inline]
+    pub(crate) fn first_access(&self) -> bool {
+        !self.accessed.load(Ordering::Relaxed) && !self.accessed.swap(true, Ordering::Relaxed)
+    }
+    /// A writer closed the file: are blocks that lie ready behind its end to go? Not if it
+    /// was so before while data waited to be written: it is written again and again.
+    pub(crate) fn trim_on_close(&self) -> bool {
+        if self.closed_dirty.load(Ordering::Relaxed) {
+            return false;
+        }
+        let dirty = self.dirty_pages() > 0;
+        self.closed_dirty.store(dirty, Ordering::Relaxed);
+        true
+    }
+    /// Somebody else sets the file's times: the next change and the next access are to
+    /// be noted, however soon they come.
+    pub(crate) fn forget_times(&self) {
+        self.modified_ns.store(0, Ordering::Relaxed);
+        self.accessed.store(false, Ordering::Relaxed);
     }
     /// Faults take it shared; who removes ranges of the cache takes it exclusive.
     pub fn invalidate_lock(&self) -> &RwLock<()> {
@@ -225,10 +282,8 @@ impl Mapping {
     /// map blocks, submit, unlock       mkwrite: dirty again, next writeback
     /// ```
     pub(crate) fn start_folio_writeback(&self, folio: &LockedFolio) -> BlockMask {
-        if folio.is_mapped() {
-            self.for_areas(folio.index(), |area| {
-                area.write_protect(folio.index());
-            });
+        if folio.is_mapped() && self.lab().acts(Guard::WbWriteProtect) {
+            self.write_protect(folio);
         }
         let blocks = folio.take_dirty_blocks();
         let was = folio.clear_dirty();
@@ -241,6 +296,12 @@ impl Mapping {
         }
         self.cache.writeback_started();
         blocks
+    }
+    /// Take away the right to store to a locked folio from every mapping of it.
+    pub(crate) fn write_protect(&self, folio: &LockedFolio) {
+        self.for_areas(folio.index(), |area| {
+            area.write_protect(folio.index());
+        });
     }
     /// The last transfer of a folio under writeback ended.
     pub(crate) fn end_folio_writeback(&self, folio: &Folio) {
@@ -326,6 +387,10 @@ impl Mapping {
         let same = |a: &Arc<dyn MappedArea>| core::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(area));
         self.areas.lock().retain(|a| !same(a));
     }
+    /// Does any address space map the file?
+    pub(crate) fn is_mapped(&self) -> bool {
+        !self.areas.lock().is_empty()
+    }
     pub(super) fn for_areas(&self, index: u64, mut each: impl FnMut(&dyn MappedArea)) {
         for area in self.areas.lock().iter().filter(|a| a.pages().contains(&index)) {
             each(area.as_ref());
@@ -377,7 +442,61 @@ impl Mapping {
             }
         }
     }
-    fn cancel_dirty(&self, folio: &LockedFolio) {
+    /// The file ends at its size from now on: remove the cached pages behind it, and
+    /// from mappings even private copies of them. The blocks of the last page behind the
+    /// end are forgotten. The caller holds the invalidate lock exclusive.
+    pub(crate) fn truncated(&self) {
+        let size = self.size();
+        let behind = size.div_ceil(PAGE_SIZE as u64);
+        for area in self.areas.lock().iter() {
+            area.zap(behind..u64::MAX);
+        }
+        self.invalidate(behind << PAGE_SHIFT..u64::MAX);
+        let within = size as usize % PAGE_SIZE;
+        let Some(folio) = self.find(size >> PAGE_SHIFT).filter(|_| within != 0) else { return };
+        let locked = folio.lock();
+        if locked.is_detached() {
+            return;
+        }
+        locked.wait_writeback();
+        locked.page().zero(within, PAGE_SIZE - within);
+        let shift = self.block_shift();
+        let first = within.next_multiple_of(1 << shift);
+        let gone = Folio::blocks_touched(shift, first, PAGE_SIZE);
+        if gone != 0 && locked.is_dirty() && locked.dirty_blocks() & gone != 0 {
+            // Its next store faults, and makes dirty only what the file has then.
+            self.write_protect(&locked);
+            if !locked.forget_blocks(gone) {
+                self.cancel_dirty(&locked);
+            }
+        }
+    }
+    /// Remove the cached pages that bytes `range` touch, waiting for their writeback and
+    /// unmapping them, but for those that are dirty then. Did all go?
+    pub(crate) fn invalidate_clean(&self, range: Range<u64>) -> bool {
+        let pages = pages_of(&range);
+        let mut from = pages.start;
+        let mut all = true;
+        loop {
+            let batch = self.folios_in(from..pages.end, 64);
+            let Some(last) = batch.last() else { return all };
+            from = last.index() + 1;
+            for folio in &batch {
+                let locked = folio.lock();
+                if locked.is_detached() {
+                    continue;
+                }
+                locked.wait_writeback();
+                self.unmap_folio(&locked);
+                if locked.is_dirty() {
+                    all = false;
+                } else {
+                    self.detach(&locked);
+                }
+            }
+        }
+    }
+    pub(super) fn cancel_dirty(&self, folio: &LockedFolio) {
         if folio.clear_dirty() {
             folio.take_dirty_blocks();
             self.tags.lock().clear(Tag::Dirty, folio.index());

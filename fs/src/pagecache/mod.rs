@@ -21,6 +21,7 @@
 //! | `readahead` | what one open file will probably read next |
 //! | `reclaim`   | eviction: the thread, and the direct way |
 //! | `flusher`   | the writeback thread, dirty limits, throttling |
+//! | `ioend`     | the thread that completes writeback where extents must change |
 //!
 //! A folio's contents and block bits change only under its lock. The lock may be handed
 //! to the completion of a read, which unlocks. A folio found in the index and locked must
@@ -43,6 +44,7 @@ mod errseq;
 mod flusher;
 mod folio;
 mod index;
+mod ioend;
 mod lru;
 mod mapping;
 mod readahead;
@@ -58,6 +60,7 @@ use holdfast_sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use holdfast_sync::thread::JoinHandle;
 use holdfast_sync::{Mutex, WaitQueue};
 
+use crate::lab::Lab;
 use crate::locks;
 use crate::platform::Memory;
 
@@ -137,6 +140,10 @@ statistics! {
     throttle_ns,
     /// Writes that found their mapping stale and mapped anew.
     stale_mappings,
+    /// Ioends that needed extents or the size changed.
+    ioends_converted,
+    /// Ioends that were completed together with their predecessor.
+    ioends_merged,
     /// Ends of writeback that failed.
     writeback_errors,
 }
@@ -169,6 +176,8 @@ pub struct PageCache {
     throttle: WaitQueue,
     stopping: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    ioends: ioend::Ioends,
+    lab: Lab,
     statistics: Statistics,
 }
 
@@ -197,18 +206,22 @@ impl PageCache {
             throttle: WaitQueue::new(),
             stopping: AtomicBool::new(false),
             threads: Mutex::new(&locks::STATE, Vec::new()),
+            ioends: ioend::Ioends::new(),
+            lab: Lab::new(),
             statistics: Statistics::default(),
         })
     }
 
-    /// Start the writeback and reclaim threads.
+    /// Start the writeback, reclaim and ioend threads.
     pub fn start(self: &Arc<Self>) {
         use holdfast_sync::thread::{Priority, spawn};
         self.stopping.store(false, Ordering::SeqCst);
-        let (flusher, reclaimer) = (self.clone(), self.clone());
+        let (flusher, reclaimer, ender) = (self.clone(), self.clone(), self.clone());
+        self.ioends.open();
         let handles = [
             spawn("writeback", Priority::Normal, move || flusher.flusher_main()),
             spawn("reclaim", Priority::High, move || reclaimer.reclaim_main()),
+            spawn("ioend", Priority::High, move || ender.ioends.main()),
         ];
         self.threads.lock().extend(handles);
     }
@@ -218,6 +231,7 @@ impl PageCache {
         self.stopping.store(true, Ordering::SeqCst);
         self.kick_flusher();
         self.reclaim_wake.wake_all();
+        self.ioends.close();
         let threads = core::mem::take(&mut *self.threads.lock());
         for thread in threads {
             thread.join();
@@ -248,6 +262,13 @@ impl PageCache {
     /// Folios under writeback.
     pub fn writeback_pages(&self) -> u64 {
         self.writeback.load(Ordering::Relaxed)
+    }
+    /// Guards and points, for experiments.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+    pub(crate) fn ioends(&self) -> &ioend::Ioends {
+        &self.ioends
     }
     /// The counters.
     pub fn statistics(&self) -> &Statistics {

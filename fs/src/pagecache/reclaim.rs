@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use holdfast_sync::atomic::Ordering;
 
 use super::{Folio, Mapping, PageCache};
+use crate::lab::Guard;
 use crate::platform::{Memory, Page};
 use crate::{Error, Result};
 
@@ -178,8 +179,14 @@ impl PageCache {
         if locked.is_detached() {
             return Outcome::Kept(false);
         }
-        if locked.is_dirty() || locked.is_writeback() {
-            return Outcome::Kept(locked.is_dirty());
+        if locked.is_writeback() {
+            return Outcome::Kept(false);
+        }
+        if locked.is_dirty() {
+            if self.lab.acts(Guard::ReclaimDirty) {
+                return Outcome::Kept(true);
+            }
+            mapping.cancel_dirty(&locked);
         }
         if locked.is_mapped() {
             let mut used = false;

@@ -8,7 +8,7 @@ use crate::block::Op;
 use crate::iomap::{Sink, Source};
 use crate::mm::MappedFile;
 use crate::platform::PAGE_SIZE;
-use crate::vfs::{BlockNode, File, Node, SIZE_MAX};
+use crate::vfs::{BlockNode, File, Node, SIZE_MAX, WriteFlags};
 use crate::xfs::FileType;
 use crate::{Error, Result};
 
@@ -107,6 +107,50 @@ impl Process {
         leaving();
         done.map(|(_, done)| done)
     }
+    /// Write several buffers at `pos` (`None`: at the file's position), this once with
+    /// `flags` too: Linux's `pwritev2`.
+    ///
+    /// # Errors
+    /// Linux's.
+    pub fn pwritev2(
+        &self,
+        fd: Fd,
+        bufs: &[Buf<'_>],
+        pos: Option<u64>,
+        flags: WriteFlags,
+    ) -> Result<usize> {
+        let file = self.file(fd)?;
+        let mut source = IoSource::new(&self.space, bufs)?;
+        let done = match pos {
+            Some(pos) => {
+                seekable(&file)?;
+                file.write_as(position(pos)?, &mut source, flags).map(|(_, done)| done)
+            }
+            None => file.write_next_as(&mut source, flags),
+        };
+        leaving();
+        done
+    }
+    /// Read into several buffers at `pos` (`None`: at the file's position): Linux's
+    /// `preadv2`.
+    ///
+    /// # Errors
+    /// Linux's.
+    pub fn preadv2(
+        &self,
+        fd: Fd,
+        bufs: &mut [BufMut<'_>],
+        pos: Option<u64>,
+        flags: WriteFlags,
+    ) -> Result<usize> {
+        if !WriteFlags::HIPRI.contains(flags) {
+            return Err(Error::NotSupported("no such way to read"));
+        }
+        match pos {
+            Some(pos) => self.preadv(fd, bufs, pos),
+            None => self.readv(fd, bufs),
+        }
+    }
     /// Move the file's position. The new one.
     ///
     /// # Errors
@@ -129,7 +173,9 @@ impl Process {
     /// # Errors
     /// Linux's.
     pub fn fdatasync(&self, fd: Fd) -> Result<()> {
-        self.fsync(fd)
+        let done = self.opened(fd)?.sync_data();
+        leaving();
+        done
     }
     /// Write everything that is dirty. Errors are told by `fsync` and `syncfs`.
     pub fn sync(&self) {

@@ -1,243 +1,191 @@
-//! Calls that change names, sizes or attributes. Their arguments are checked as Linux
-//! does; then they are refused, as they need transactions.
+//! Calls that change names.
 
 use super::{AT_FDCWD, Fd, Process};
-use crate::iomap::{self, MapKind};
-use crate::vfs::{File, NAME_MAX, Node, SIZE_MAX};
-use crate::xfs::FileType;
+use crate::vfs::Node;
+use crate::xfs::namespace::{Create, NewKind, RenameFlags};
+use crate::xfs::{FileType, types};
 use crate::{Error, Result};
 
 bitflags::bitflags! {
-    /// What `fallocate` does: Linux's numbers. Nothing: allocate, and grow the file.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct FallocateMode: u32 {
-        /// Leave the size alone.
-        const KEEP_SIZE = 0x01;
-        /// Make a hole.
-        const PUNCH_HOLE = 0x02;
-        /// Cut the range out.
-        const COLLAPSE_RANGE = 0x08;
-        /// Make the range read as zeros.
-        const ZERO_RANGE = 0x10;
-        /// Move what follows back to make room.
-        const INSERT_RANGE = 0x20;
-        /// Give the range blocks of its own.
-        const UNSHARE_RANGE = 0x40;
+    /// Flags of calls whose name ends in `at`: Linux's numbers.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct AtFlags: u32 {
+        /// Do not follow a symbolic link at the end.
+        const SYMLINK_NOFOLLOW = 0x100;
+        /// `unlinkat` removes a directory.
+        const REMOVEDIR = 0x200;
+        /// Follow a symbolic link at the end, where that is not the rule.
+        const SYMLINK_FOLLOW = 0x400;
+        /// An empty path means the descriptor itself.
+        const EMPTY_PATH = 0x1000;
     }
 }
 
-const SIZE: Error = Error::ReadOnly("changing a file's size needs the write path");
-const SPACE: Error = Error::ReadOnly("changing a file's allocation needs the write path");
-const NAMES: Error = Error::ReadOnly("changing a directory needs the write path");
-const ATTRIBUTES: Error = Error::ReadOnly("changing attributes needs the write path");
+/// Bits of a mode that a new file can be given.
+const PERMISSIONS: u32 = 0o7777;
 
 impl Process {
-    /// Why a name that does not exist cannot be made.
-    pub(super) fn refuse_new(&self, dir: Fd, path: &[u8]) -> Error {
-        match self.check_parent(dir, path) {
-            Ok(()) => Error::ReadOnly("making a file needs the write path"),
-            Err(e) => e,
-        }
-    }
-    /// The directory in which the last component of `path` would be is there.
-    fn check_parent(&self, dir: Fd, path: &[u8]) -> Result<()> {
-        let end = path.iter().rposition(|b| *b != b'/').map_or(0, |n| n + 1);
-        let start = path[..end].iter().rposition(|b| *b == b'/').map_or(0, |n| n + 1);
-        if end - start > NAME_MAX {
-            return Err(Error::NameTooLong);
-        }
-        let parent = if start == 0 { &b"."[..] } else { &path[..start] };
-        let node = self.resolve_at(dir, parent, true)?.node;
-        if node.file_type() != FileType::Directory {
-            return Err(Error::NotDirectory);
-        }
-        Ok(())
-    }
-    fn refuse_change(&self, path: &[u8], follow: bool, why: Error) -> Result<()> {
-        self.resolve(path, follow)?;
-        Err(why)
-    }
-    fn refuse_creation(&self, path: &[u8]) -> Result<()> {
-        match self.resolve(path, false) {
-            Ok(_) => Err(Error::Exists),
-            Err(Error::NotFound) => {
-                self.check_parent(AT_FDCWD, path)?;
-                Err(NAMES)
-            }
-            Err(e) => Err(e),
-        }
-    }
-    /// Change a file's size.
-    ///
-    /// # Errors
-    /// Linux's; [`Error::ReadOnly`] unless it is that size already.
-    pub fn truncate(&self, path: &[u8], size: u64) -> Result<()> {
-        let node = self.resolve(path, true)?.node;
-        match node.file_type() {
-            FileType::Directory => Err(Error::IsDirectory),
-            FileType::Regular => resize(&node, size),
-            _ => Err(Error::Invalid("not a regular file")),
-        }
-    }
-    /// As [`Process::truncate`], of an open file.
-    ///
-    /// # Errors
-    /// As [`Process::truncate`].
-    pub fn ftruncate(&self, fd: Fd, size: u64) -> Result<()> {
-        let file = self.opened(fd)?;
-        if file.node().file_type() != FileType::Regular || !file.flags().writes() {
-            return Err(Error::Invalid("not a regular file open for writing"));
-        }
-        resize(file.node(), size)
-    }
-    /// Change what blocks a file has.
-    ///
-    /// # Errors
-    /// Linux's; [`Error::ReadOnly`] unless the blocks that are asked for are there.
-    pub fn fallocate(&self, fd: Fd, mode: FallocateMode, pos: u64, len: u64) -> Result<()> {
-        let file = self.opened(fd)?;
-        if !file.flags().writes() {
-            return Err(Error::BadDescriptor);
-        }
-        if len == 0 || len > SIZE_MAX || pos > SIZE_MAX {
-            return Err(Error::Invalid("no range"));
-        }
-        if pos + len > SIZE_MAX {
-            return Err(Error::TooBig);
-        }
-        let kinds = mode.difference(FallocateMode::KEEP_SIZE);
-        let punch = mode.contains(FallocateMode::PUNCH_HOLE);
-        let known = mode.bits() & !FallocateMode::all().bits() == 0;
-        let alone = kinds.bits().count_ones() <= 1;
-        if !known || !alone || (punch && !mode.contains(FallocateMode::KEEP_SIZE)) {
-            return Err(Error::NotSupported("no such combination of modes"));
-        }
-        match file.node().file_type() {
-            FileType::Regular => {}
-            FileType::Directory => return Err(Error::IsDirectory),
-            _ => return Err(Error::NoDevice),
-        }
-        let grows = pos + len > file.mapping()?.size() && mode.is_empty();
-        if kinds.is_empty() && !grows && is_allocated(&file, pos, len)? {
-            return Ok(());
-        }
-        Err(if grows { SIZE } else { SPACE })
+    /// How this process makes an inode.
+    pub(super) fn create<'a>(&self, mode: u32, kind: NewKind<'a>) -> Create<'a> {
+        let masked = mode & PERMISSIONS & !self.umask_bits();
+        // Linux leaves out the set-id bits of a directory.
+        let masked = if kind == NewKind::Directory { masked & 0o1777 } else { masked };
+        Create { mode: masked as u16, uid: 0, gid: 0, kind }
     }
     /// Make a directory.
     ///
     /// # Errors
-    /// Linux's; then [`Error::ReadOnly`].
+    /// Linux's.
     pub fn mkdir(&self, path: &[u8], mode: u32) -> Result<()> {
-        let _ = mode;
-        self.refuse_creation(path)
+        self.mkdirat(AT_FDCWD, path, mode)
+    }
+    /// As [`Process::mkdir`], by a path that starts at a directory.
+    ///
+    /// # Errors
+    /// Linux's.
+    pub fn mkdirat(&self, dir: Fd, path: &[u8], mode: u32) -> Result<()> {
+        let create = self.create(mode, NewKind::Directory);
+        self.ns.make(&self.base(dir, path)?, path, &create)
+    }
+    /// Make a device, named pipe, socket or empty file: `mode` says which, with Linux's
+    /// `S_IFMT` bits; `dev` is a device's (major, minor).
+    ///
+    /// # Errors
+    /// Linux's.
+    pub fn mknod(&self, path: &[u8], mode: u32, dev: (u32, u32)) -> Result<()> {
+        self.mknodat(AT_FDCWD, path, mode, dev)
+    }
+    /// As [`Process::mknod`], by a path that starts at a directory.
+    ///
+    /// # Errors
+    /// Linux's.
+    pub fn mknodat(&self, dir: Fd, path: &[u8], mode: u32, dev: (u32, u32)) -> Result<()> {
+        let file_type = match mode & 0o170_000 {
+            0 => Some(FileType::Regular),
+            _ => types::FileType::from_mode(mode as u16),
+        };
+        let kind = match file_type {
+            Some(FileType::Regular) => NewKind::Regular,
+            Some(FileType::Directory) => return Err(Error::NotPermitted("mkdir makes directories")),
+            Some(FileType::Symlink) | None => return Err(Error::Invalid("no such type of file")),
+            Some(device @ (FileType::CharDevice | FileType::BlockDevice)) => {
+                NewKind::Special(device, dev)
+            }
+            Some(other) => NewKind::Special(other, (0, 0)),
+        };
+        self.ns.make(&self.base(dir, path)?, path, &self.create(mode, kind))
     }
     /// Make a symbolic link at `path`.
     ///
     /// # Errors
-    /// Linux's; then [`Error::ReadOnly`].
+    /// Linux's.
     pub fn symlink(&self, target: &[u8], path: &[u8]) -> Result<()> {
+        self.symlinkat(target, AT_FDCWD, path)
+    }
+    /// As [`Process::symlink`], by a path that starts at a directory.
+    ///
+    /// # Errors
+    /// Linux's.
+    pub fn symlinkat(&self, target: &[u8], dir: Fd, path: &[u8]) -> Result<()> {
         if target.is_empty() {
             return Err(Error::NotFound);
         }
-        self.refuse_creation(path)
+        if target.len() >= crate::vfs::PATH_MAX {
+            return Err(Error::NameTooLong);
+        }
+        // A link's own mode means nothing; the umask does not apply.
+        let kind = NewKind::Symlink(target);
+        let create = Create { mode: 0o777, uid: 0, gid: 0, kind };
+        self.ns.make(&self.base(dir, path)?, path, &create)
     }
     /// Give a file another name.
     ///
     /// # Errors
-    /// Linux's; then [`Error::ReadOnly`].
+    /// Linux's.
     pub fn link(&self, from: &[u8], to: &[u8]) -> Result<()> {
-        self.resolve(from, false)?;
-        self.refuse_creation(to)
+        self.linkat(AT_FDCWD, from, AT_FDCWD, to, AtFlags::empty())
+    }
+    /// As [`Process::link`], by paths that start at directories. With `EMPTY_PATH` and an
+    /// empty `from` the open file itself gets a name, which may be its first.
+    ///
+    /// # Errors
+    /// Linux's.
+    pub fn linkat(
+        &self,
+        from_dir: Fd,
+        from: &[u8],
+        to_dir: Fd,
+        to: &[u8],
+        flags: AtFlags,
+    ) -> Result<()> {
+        let known = AtFlags::SYMLINK_FOLLOW | AtFlags::EMPTY_PATH;
+        if !known.contains(flags) {
+            return Err(Error::Invalid("unknown flags"));
+        }
+        let follow = flags.contains(AtFlags::SYMLINK_FOLLOW);
+        let node = self.node_at(from_dir, from, follow, flags.contains(AtFlags::EMPTY_PATH))?;
+        self.ns.link(&node, &self.base(to_dir, to)?, to)
     }
     /// Remove a name.
     ///
     /// # Errors
-    /// Linux's; then [`Error::ReadOnly`].
+    /// Linux's.
     pub fn unlink(&self, path: &[u8]) -> Result<()> {
-        match self.resolve(path, false)?.node.file_type() {
-            FileType::Directory => Err(Error::IsDirectory),
-            _ => Err(NAMES),
-        }
+        self.unlinkat(AT_FDCWD, path, AtFlags::empty())
     }
     /// Remove an empty directory.
     ///
     /// # Errors
-    /// Linux's; then [`Error::ReadOnly`].
+    /// Linux's.
     pub fn rmdir(&self, path: &[u8]) -> Result<()> {
-        match self.resolve(path, false)?.node.file_type() {
-            FileType::Directory => Err(NAMES),
-            _ => Err(Error::NotDirectory),
+        self.unlinkat(AT_FDCWD, path, AtFlags::REMOVEDIR)
+    }
+    /// As [`Process::unlink`] or, with `REMOVEDIR`, [`Process::rmdir`], by a path that
+    /// starts at a directory.
+    ///
+    /// # Errors
+    /// Linux's.
+    pub fn unlinkat(&self, dir: Fd, path: &[u8], flags: AtFlags) -> Result<()> {
+        if !AtFlags::REMOVEDIR.contains(flags) {
+            return Err(Error::Invalid("unknown flags"));
         }
+        let base = self.base(dir, path)?;
+        if flags.is_empty() { self.ns.unlink(&base, path) } else { self.ns.rmdir(&base, path) }
     }
-    /// Move a name.
+    /// Move a name; what it meant before is replaced.
     ///
     /// # Errors
-    /// Linux's; then [`Error::ReadOnly`].
+    /// Linux's.
     pub fn rename(&self, from: &[u8], to: &[u8]) -> Result<()> {
-        self.resolve(from, false)?;
-        self.check_parent(AT_FDCWD, to)?;
-        Err(NAMES)
+        self.renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::empty())
     }
-    /// Change permissions.
+    /// As [`Process::rename`], by paths that start at directories, with flags.
     ///
     /// # Errors
-    /// Linux's; then [`Error::ReadOnly`].
-    pub fn chmod(&self, path: &[u8], mode: u32) -> Result<()> {
-        let _ = mode;
-        self.refuse_change(path, true, ATTRIBUTES)
+    /// Linux's.
+    pub fn renameat2(
+        &self,
+        from_dir: Fd,
+        from: &[u8],
+        to_dir: Fd,
+        to: &[u8],
+        flags: RenameFlags,
+    ) -> Result<()> {
+        let bases = (self.base(from_dir, from)?, self.base(to_dir, to)?);
+        self.ns.rename((&bases.0, from), (&bases.1, to), flags)
     }
-    /// Change the owner.
-    ///
-    /// # Errors
-    /// Linux's; then [`Error::ReadOnly`].
-    pub fn chown(&self, path: &[u8], uid: u32, gid: u32) -> Result<()> {
-        let _ = (uid, gid);
-        self.refuse_change(path, true, ATTRIBUTES)
+    /// Set the permission bits that new files do not get; the former ones.
+    pub fn umask(&self, mask: u32) -> u32 {
+        self.swap_umask(mask & 0o777)
     }
-    /// Change the times of access and modification.
-    ///
-    /// # Errors
-    /// Linux's; then [`Error::ReadOnly`].
-    pub fn utimens(&self, path: &[u8]) -> Result<()> {
-        self.refuse_change(path, true, ATTRIBUTES)
+    /// What a path leads to, or with `empty` and no path the open file itself.
+    pub(super) fn node_at(&self, dir: Fd, path: &[u8], follow: bool, empty: bool) -> Result<Node> {
+        if !path.is_empty() || !empty {
+            return Ok(self.resolve_at(dir, path, follow)?.node);
+        }
+        if dir == AT_FDCWD {
+            return Ok(self.base(dir, path)?.node);
+        }
+        Ok(self.file(dir)?.node().clone())
     }
-    /// Set an extended attribute.
-    ///
-    /// # Errors
-    /// Linux's; then [`Error::ReadOnly`].
-    pub fn setxattr(&self, path: &[u8], name: &[u8], value: &[u8]) -> Result<()> {
-        let _ = value;
-        super::metadata::check_attribute_name(name)?;
-        self.refuse_change(path, true, ATTRIBUTES)
-    }
-    /// Remove an extended attribute.
-    ///
-    /// # Errors
-    /// Linux's; then [`Error::ReadOnly`].
-    pub fn removexattr(&self, path: &[u8], name: &[u8]) -> Result<()> {
-        self.getxattr(path, name)?;
-        Err(ATTRIBUTES)
-    }
-}
-
-fn resize(node: &Node, size: u64) -> Result<()> {
-    if size > SIZE_MAX {
-        return Err(Error::Invalid("a negative size"));
-    }
-    match node.place() {
-        Some(place) if place.inode.size() == size => Ok(()),
-        _ => Err(SIZE),
-    }
-}
-
-/// Does every byte of the range have a block of its own?
-fn is_allocated(file: &File, pos: u64, len: u64) -> Result<bool> {
-    let mut all = true;
-    let mut next = pos;
-    iomap::extents(file.mapping()?, pos, len, &mut |map| {
-        all = matches!(map.kind, MapKind::Written { .. } | MapKind::Unwritten { .. });
-        next = map.end_bytes();
-        all
-    })?;
-    Ok(all && next >= pos + len)
 }

@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Deref;
 
+use holdfast_sync::atomic::{AtomicU32, Ordering};
 use holdfast_sync::{PerCpuRwLock, RwLock, thread};
 
 use super::AT_FDCWD;
@@ -12,6 +13,7 @@ use crate::mm::AddressSpace;
 use crate::platform::{Environment, Memory, PageTable};
 use crate::vfs::{CharDevice, CharNode, File, Namespace, Node, OpenFlags, Resolved};
 use crate::xfs::FileType;
+use crate::xfs::namespace::NewKind;
 use crate::{Error, Result, locks};
 
 /// A descriptor: the number of an open file.
@@ -19,6 +21,9 @@ pub type Fd = i32;
 
 /// Most descriptors of a process: Linux's default `RLIMIT_NOFILE`.
 const DESCRIPTORS_MAX: usize = 1024;
+
+/// The umask a process starts with.
+const UMASK: u32 = 0o022;
 
 /// One processor's reference to an open file, in a cache line of its own: taking and
 /// giving back a reference writes no line that another processor uses.
@@ -52,6 +57,8 @@ pub struct Process {
     pub(super) env: Arc<dyn Environment>,
     files: PerCpuRwLock<Vec<Option<Descriptor>>>,
     cwd: RwLock<Resolved>,
+    /// Permission bits that new files do not get.
+    umask: AtomicU32,
 }
 
 impl Process {
@@ -73,6 +80,7 @@ impl Process {
             env,
             files: PerCpuRwLock::new(&locks::FD_TABLE, Vec::new()),
             cwd: RwLock::new(&locks::FD_TABLE, cwd),
+            umask: AtomicU32::new(UMASK),
         };
         for device in stdio {
             let node = Node::Device(CharNode::new(device, 5, 1));
@@ -138,10 +146,10 @@ impl Process {
         files[fd] = Some(descriptor);
         Ok(fd as Fd)
     }
-    /// Open a file. Linux's `open`; `mode` is of use once files can be made.
+    /// Open a file. Linux's `open`; `mode` is the permissions of a file that it makes.
     ///
     /// # Errors
-    /// Linux's; what needs the write path answers [`Error::ReadOnly`].
+    /// Linux's.
     pub fn open(&self, path: &[u8], flags: OpenFlags, mode: u32) -> Result<Fd> {
         self.openat(AT_FDCWD, path, flags, mode)
     }
@@ -150,36 +158,59 @@ impl Process {
     /// # Errors
     /// As [`Process::open`].
     pub fn openat(&self, dir: Fd, path: &[u8], flags: OpenFlags, mode: u32) -> Result<Fd> {
-        let _ = mode;
-        if flags.contains(OpenFlags::TMPFILE) {
-            return Err(Error::ReadOnly("making a file needs the write path"));
-        }
-        let create = flags.contains(OpenFlags::CREAT) && !flags.contains(OpenFlags::PATH);
-        let exclusive = create && flags.contains(OpenFlags::EXCL);
-        let follow = !flags.contains(OpenFlags::NOFOLLOW) && !exclusive;
-        let node = match self.resolve_at(dir, path, follow) {
-            Ok(found) if exclusive => {
-                drop(found);
-                return Err(Error::Exists);
-            }
-            Ok(found) => found.node,
-            Err(Error::NotFound) if create => return Err(self.refuse_new(dir, path)),
-            Err(e) => return Err(e),
-        };
-        let file_type = node.file_type();
-        if flags.contains(OpenFlags::DIRECTORY) && file_type != FileType::Directory {
-            return Err(Error::NotDirectory);
-        }
-        if create && file_type == FileType::Directory {
-            return Err(Error::IsDirectory);
-        }
-        let truncate = flags.contains(OpenFlags::TRUNC) && !flags.contains(OpenFlags::PATH);
-        if truncate && file_type == FileType::Regular && node.stat().size > 0 {
-            return Err(Error::ReadOnly("truncating a file needs the write path"));
-        }
+        let (node, made) = self.open_node(dir, path, flags, mode)?;
+        let truncate = flags.contains(OpenFlags::TRUNC)
+            && !made
+            && !flags.contains(OpenFlags::PATH)
+            && node.file_type() == FileType::Regular;
         let once = OpenFlags::CREAT | OpenFlags::EXCL | OpenFlags::TRUNC | OpenFlags::NOCTTY;
+        if truncate {
+            File::open(node.clone(), OpenFlags::WRONLY)?.truncate(0)?;
+        }
         let file = File::open(node, flags.difference(once))?;
         self.install(&file, 0, flags.contains(OpenFlags::CLOEXEC))
+    }
+    /// What `open` is to open, and whether it was made for that.
+    fn open_node(
+        &self,
+        dir: Fd,
+        path: &[u8],
+        flags: OpenFlags,
+        mode: u32,
+    ) -> Result<(Node, bool)> {
+        let follow = !flags.contains(OpenFlags::NOFOLLOW);
+        if flags.contains(OpenFlags::PATH) {
+            let node = self.resolve_at(dir, path, follow)?.node;
+            return Ok((must_be_directory(node, flags)?, false));
+        }
+        if flags.contains(OpenFlags::TMPFILE) {
+            if !flags.writes() {
+                return Err(Error::Invalid("a file without a name that cannot be written"));
+            }
+            let parent = self.resolve_at(dir, path, follow)?.node;
+            let create = self.create(mode, NewKind::Regular);
+            return Ok((self.ns.make_unnamed(&parent, &create, !flags.contains(OpenFlags::EXCL))?, true));
+        }
+        if !flags.contains(OpenFlags::CREAT) {
+            let node = self.resolve_at(dir, path, follow)?.node;
+            return Ok((must_be_directory(node, flags)?, false));
+        }
+        if flags.contains(OpenFlags::DIRECTORY) {
+            return Err(Error::Invalid("a directory cannot be made by opening it"));
+        }
+        let exclusive = flags.contains(OpenFlags::EXCL);
+        let base = self.base(dir, path)?;
+        let (node, made) = match self.ns.resolve_or_parent(&base, path, follow && !exclusive)? {
+            Ok(found) => (found.node, false),
+            Err(missing) => {
+                self.ns.open_or_make(&missing, &self.create(mode, NewKind::Regular))?
+            }
+        };
+        match node.file_type() {
+            _ if exclusive && !made => Err(Error::Exists),
+            FileType::Directory => Err(Error::IsDirectory),
+            _ => Ok((node, made)),
+        }
     }
     /// Close a descriptor. Never loses data: what is dirty is written back later.
     ///
@@ -271,16 +302,24 @@ impl Process {
     }
     /// Follow a path from an open directory.
     pub(super) fn resolve_at(&self, dir: Fd, path: &[u8], follow: bool) -> Result<Resolved> {
-        let base = if dir == AT_FDCWD || path.first() == Some(&b'/') {
-            self.cwd.read().clone()
-        } else {
-            let file = self.file(dir)?;
-            if file.node().file_type() != FileType::Directory {
-                return Err(Error::NotDirectory);
-            }
-            Resolved { node: file.node().clone(), path: Vec::new() }
-        };
-        self.ns.resolve(&base, path, follow)
+        self.ns.resolve(&self.base(dir, path)?, path, follow)
+    }
+    /// Where a path starts that is given with a directory.
+    pub(super) fn base(&self, dir: Fd, path: &[u8]) -> Result<Resolved> {
+        if dir == AT_FDCWD || path.first() == Some(&b'/') {
+            return Ok(self.cwd.read().clone());
+        }
+        let file = self.file(dir)?;
+        if file.node().file_type() != FileType::Directory {
+            return Err(Error::NotDirectory);
+        }
+        Ok(Resolved { node: file.node().clone(), path: Vec::new() })
+    }
+    pub(super) fn umask_bits(&self) -> u32 {
+        self.umask.load(Ordering::Relaxed)
+    }
+    pub(super) fn swap_umask(&self, mask: u32) -> u32 {
+        self.umask.swap(mask, Ordering::Relaxed)
     }
     /// Go to another working directory.
     ///
@@ -299,4 +338,11 @@ impl Process {
     pub fn getcwd(&self) -> Vec<u8> {
         self.cwd.read().path.clone()
     }
+}
+
+fn must_be_directory(node: Node, flags: OpenFlags) -> Result<Node> {
+    if flags.contains(OpenFlags::DIRECTORY) && node.file_type() != FileType::Directory {
+        return Err(Error::NotDirectory);
+    }
+    Ok(node)
 }

@@ -77,6 +77,10 @@ impl BlockNode {
     pub fn queue(&self) -> &Arc<Queue> {
         &self.queue
     }
+    /// The memory that transfers go through.
+    pub fn memory(&self) -> &Arc<dyn Memory> {
+        &self.memory
+    }
     /// The unit of positions and lengths, in bytes.
     pub fn block_bytes(&self) -> u64 {
         u64::from(self.queue.info().logical_block_bytes)

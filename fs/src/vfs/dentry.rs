@@ -1,4 +1,4 @@
-//! Names that were looked up: (directory, name) to inode number.
+//! Names that were looked up: (directory, name) to inode number, or to nothing.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -11,39 +11,56 @@ use crate::xfs::Ino;
 /// Most names remembered.
 const MOST: usize = 4096;
 
-/// A bounded cache of directory entries. Losing an entry costs a lookup on disk, no more.
+/// A bounded cache of directory entries, and of names that are known to be missing.
+/// Losing an entry costs a lookup on disk, no more. Entries change with the directory's
+/// `IOLOCK` held: shared by who looked a name up, exclusive by who changed it.
 pub(super) struct Dentries(Mutex<Table>);
+
+type Names = BTreeMap<Box<[u8]>, Option<Ino>>;
 
 #[derive(Default)]
 struct Table {
     count: usize,
-    directories: BTreeMap<u64, BTreeMap<Box<[u8]>, Ino>>,
+    directories: BTreeMap<u64, Names>,
 }
 
 impl Dentries {
     pub(super) fn new() -> Self {
         Self(Mutex::new(&locks::DENTRY, Table::default()))
     }
-    pub(super) fn get(&self, dir: Ino, name: &[u8]) -> Option<Ino> {
+    /// What a name means, `Some(None)` if it is missing; nothing if that is not known.
+    pub(super) fn get(&self, dir: Ino, name: &[u8]) -> Option<Option<Ino>> {
         self.0.lock().directories.get(&dir.0)?.get(name).copied()
     }
-    pub(super) fn insert(&self, dir: Ino, name: &[u8], ino: Ino) {
+    /// A name means this, or is missing.
+    pub(super) fn insert(&self, dir: Ino, name: &[u8], ino: Option<Ino>) {
         let mut table = self.0.lock();
         if table.count >= MOST {
             *table = Table::default();
         }
         let names = table.directories.entry(dir.0).or_default();
-        if names.insert(name.into(), ino).is_none() {
+        // The usual case is a name that is known: its bytes are kept.
+        if let Some(known) = names.get_mut(name) {
+            *known = ino;
+        } else {
+            names.insert(name.into(), ino);
             table.count += 1;
         }
     }
-    /// Forget one name: it was removed, or means something else now.
+    /// Forget one name: it means something else now.
     pub(super) fn forget(&self, dir: Ino, name: &[u8]) {
         let mut table = self.0.lock();
         if let Some(names) = table.directories.get_mut(&dir.0)
             && names.remove(name).is_some()
         {
             table.count -= 1;
+        }
+    }
+    /// Forget a directory: its number may be given to another one.
+    pub(super) fn forget_directory(&self, dir: Ino) {
+        let mut table = self.0.lock();
+        if let Some(names) = table.directories.remove(&dir.0) {
+            table.count -= names.len();
         }
     }
     pub(super) fn clear(&self) {
@@ -58,17 +75,23 @@ mod tests {
     #[test]
     fn remembers_forgets_and_stays_bounded() {
         let cache = Dentries::new();
-        cache.insert(Ino(1), b"a", Ino(10));
-        cache.insert(Ino(2), b"a", Ino(20));
-        assert_eq!(cache.get(Ino(1), b"a"), Some(Ino(10)));
-        assert_eq!(cache.get(Ino(2), b"a"), Some(Ino(20)));
+        cache.insert(Ino(1), b"a", Some(Ino(10)));
+        cache.insert(Ino(2), b"a", Some(Ino(20)));
+        cache.insert(Ino(2), b"c", None);
+        assert_eq!(cache.get(Ino(1), b"a"), Some(Some(Ino(10))));
+        assert_eq!(cache.get(Ino(2), b"a"), Some(Some(Ino(20))));
+        assert_eq!(cache.get(Ino(2), b"c"), Some(None));
+        cache.insert(Ino(2), b"c", Some(Ino(21)));
+        assert_eq!(cache.get(Ino(2), b"c"), Some(Some(Ino(21))));
+        cache.forget_directory(Ino(2));
+        assert_eq!(cache.get(Ino(2), b"a"), None);
         assert_eq!(cache.get(Ino(1), b"b"), None);
         cache.forget(Ino(1), b"a");
         cache.forget(Ino(1), b"a");
         assert_eq!(cache.get(Ino(1), b"a"), None);
         for n in 0..3 * MOST as u64 {
-            cache.insert(Ino(n % 7), &n.to_le_bytes(), Ino(n));
-            assert_eq!(cache.get(Ino(n % 7), &n.to_le_bytes()), Some(Ino(n)));
+            cache.insert(Ino(n % 7), &n.to_le_bytes(), Some(Ino(n)));
+            assert_eq!(cache.get(Ino(n % 7), &n.to_le_bytes()), Some(Some(Ino(n))));
         }
         assert!(cache.0.lock().count <= MOST);
         cache.clear();

@@ -77,6 +77,23 @@ impl OpenFlags {
     }
 }
 
+bitflags::bitflags! {
+    /// How one call reads or writes: Linux's `RWF_` numbers.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct WriteFlags: u32 {
+        /// Ignored: nobody polls.
+        const HIPRI = 0x1;
+        /// As with [`OpenFlags::DSYNC`].
+        const DSYNC = 0x2;
+        /// As with [`OpenFlags::SYNC`].
+        const SYNC = 0x4;
+        /// Rather fail than wait: not supported.
+        const NOWAIT = 0x8;
+        /// As with [`OpenFlags::APPEND`].
+        const APPEND = 0x10;
+    }
+}
+
 /// What a seek is relative to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whence {
@@ -124,6 +141,9 @@ impl File {
                 return Err(Error::ReadOnly("mounted read-only"));
             }
         }
+        if let Some(Ok(mapping)) = node.place().map(|p| p.inode.mapping()) {
+            mapping.forget_times();
+        }
         let errors = match &node {
             Node::Inode(p) => p.inode.mapping().map(|m| m.error_sample()).unwrap_or_default(),
             _ => ErrSeq::default(),
@@ -157,7 +177,7 @@ impl File {
     }
     /// The place, with its contents, of a regular file.
     #[inline]
-    fn regular(&self) -> Result<(&Place, &Arc<Mapping>)> {
+    pub(super) fn regular(&self) -> Result<(&Place, &Arc<Mapping>)> {
         match &self.node {
             Node::Inode(place) => Ok((place, place.inode.mapping()?)),
             _ => Err(Error::Invalid("not a regular file")),
@@ -203,6 +223,10 @@ impl File {
             Node::Devices(_) | Node::EmptyRoot => return Err(Error::IsDirectory),
         };
         let mapping = place.inode.mapping()?;
+        place.alive()?;
+        if mapping.first_access() && !flags.contains(OpenFlags::NOATIME) {
+            place.inode.xfs.note_accessed();
+        }
         let _contents = place.inode.iolock.read();
         if flags.contains(OpenFlags::DIRECT) {
             return iomap::direct_read(mapping, pos, sink);
@@ -215,36 +239,83 @@ impl File {
     /// # Errors
     /// Not open for writing, too large, and those of the contents.
     pub fn write_at(&self, pos: u64, source: &mut dyn ByteSource) -> Result<(u64, usize)> {
+        self.write_as(pos, source, WriteFlags::empty())
+    }
+    /// As [`File::write_at`], this once with these flags too.
+    ///
+    /// # Errors
+    /// As [`File::write_at`]; not supported.
+    pub fn write_as(
+        &self,
+        pos: u64,
+        source: &mut dyn ByteSource,
+        how: WriteFlags,
+    ) -> Result<(u64, usize)> {
         let flags = self.flags();
         if !flags.writes() {
             return Err(Error::BadDescriptor);
         }
+        if how.bits() & !WriteFlags::all().bits() != 0 || how.contains(WriteFlags::NOWAIT) {
+            return Err(Error::NotSupported("no such way to write"));
+        }
+        let durable = flags.contains(OpenFlags::DSYNC)
+            || how.intersects(WriteFlags::DSYNC | WriteFlags::SYNC);
         if let Some(device) = self.device() {
             let done = device.write(pos, source)?;
-            if flags.contains(OpenFlags::DSYNC) && device.size().is_some() {
+            if durable && device.size().is_some() {
                 device.sync()?;
             }
             return Ok((pos, done));
         }
         let (place, mapping) = self.regular()?;
-        let len = source.remaining() as u64;
-        if len == 0 {
+        if source.remaining() == 0 {
             return Ok((pos, 0));
         }
-        let contents = place.inode.iolock.write();
-        let pos = if flags.contains(OpenFlags::APPEND) { mapping.size() } else { pos };
-        if pos >= SIZE_MAX || len > SIZE_MAX - pos {
-            return Err(Error::TooBig);
+        let append = flags.contains(OpenFlags::APPEND) || how.contains(WriteFlags::APPEND);
+        let at = (!append).then_some(pos);
+        let (pos, done) = match self.write_locked(place, mapping, at, source) {
+            Err(Error::NoSpace) => {
+                // What was promised for dirty data beyond what it takes, and what lies
+                // ready behind the ends of files, can be had back.
+                place.fs.make_room()?;
+                self.write_locked(place, mapping, at, source)?
+            }
+            done => done?,
+        };
+        if durable {
+            let all = flags.contains(OpenFlags::SYNC) || how.contains(WriteFlags::SYNC);
+            self.sync_range_of(place, mapping, pos..pos + done as u64, !all)?;
         }
-        let done = if flags.contains(OpenFlags::DIRECT) {
+        Ok((pos, done))
+    }
+    /// Write, with `IOLOCK` as it has to be held; `None`: at the end.
+    fn write_locked(
+        &self,
+        place: &Place,
+        mapping: &Arc<Mapping>,
+        at: Option<u64>,
+        source: &mut dyn ByteSource,
+    ) -> Result<(u64, usize)> {
+        place.alive()?;
+        let len = source.remaining() as u64;
+        let direct = self.flags().contains(OpenFlags::DIRECT);
+        if let Some(pos) = at.filter(|_| direct) {
+            check_end(pos, len)?;
+            let _contents = place.inode.iolock.read();
+            if iomap::direct_write_shares(mapping, pos, len) {
+                place.modified(mapping);
+                return Ok((pos, iomap::direct_write(mapping, pos, source)?));
+            }
+        }
+        let _contents = place.inode.iolock.write();
+        let pos = at.unwrap_or_else(|| mapping.size());
+        check_end(pos, len)?;
+        place.modified(mapping);
+        let done = if direct {
             iomap::direct_write(mapping, pos, source)?
         } else {
             iomap::write(mapping, pos, source)?
         };
-        drop(contents);
-        if flags.contains(OpenFlags::DSYNC) {
-            self.sync_range_of(place, mapping, pos..pos + done as u64)?;
-        }
         Ok((pos, done))
     }
     /// Read at the file's position and move it.
@@ -265,11 +336,18 @@ impl File {
     /// # Errors
     /// As [`File::write_at`].
     pub fn write(&self, source: &mut dyn ByteSource) -> Result<usize> {
+        self.write_next_as(source, WriteFlags::empty())
+    }
+    /// As [`File::write`], this once with these flags too.
+    ///
+    /// # Errors
+    /// As [`File::write_as`].
+    pub fn write_next_as(&self, source: &mut dyn ByteSource, how: WriteFlags) -> Result<usize> {
         if !self.seekable() {
-            return self.write_at(0, source).map(|(_, done)| done);
+            return self.write_as(0, source, how).map(|(_, done)| done);
         }
         let mut position = self.position.lock();
-        let (start, done) = self.write_at(*position, source)?;
+        let (start, done) = self.write_as(*position, source, how)?;
         *position = start + done as u64;
         Ok(done)
     }
@@ -328,22 +406,38 @@ impl File {
     /// # Errors
     /// Such an error; the device's.
     pub fn sync(&self) -> Result<()> {
+        self.sync_as(false)
+    }
+    /// Make the contents durable, and what is needed to read them back: not times.
+    ///
+    /// # Errors
+    /// As [`File::sync`].
+    pub fn sync_data(&self) -> Result<()> {
+        self.sync_as(true)
+    }
+    fn sync_as(&self, data_only: bool) -> Result<()> {
         if let Some(device) = self.device() {
             return device.sync();
         }
         match &self.node {
             Node::Inode(place) => match place.inode.mapping() {
-                Ok(mapping) => self.sync_range_of(place, mapping, 0..u64::MAX),
-                Err(_) => place.fs.flush(),
+                Ok(mapping) => self.sync_range_of(place, mapping, 0..u64::MAX, data_only),
+                Err(_) => place.make_durable(data_only),
             },
             _ => Ok(()),
         }
     }
-    fn sync_range_of(&self, place: &Place, mapping: &Mapping, range: Range<u64>) -> Result<()> {
+    fn sync_range_of(
+        &self,
+        place: &Place,
+        mapping: &Mapping,
+        range: Range<u64>,
+        data_only: bool,
+    ) -> Result<()> {
         mapping.write_and_wait(range);
         let written = self.new_error(mapping);
         // Even after a failure: what did reach the device is to be durable.
-        written.and(place.fs.flush())
+        written.and(place.make_durable(data_only))
     }
     fn new_error(&self, mapping: &Mapping) -> Result<()> {
         mapping.error_check(&mut self.errors.lock())
@@ -431,6 +525,28 @@ impl MappedFile for File {
     }
     fn sync_bytes(&self, range: Range<u64>) -> Result<()> {
         let (place, mapping) = self.regular()?;
-        self.sync_range_of(place, mapping, range)
+        self.sync_range_of(place, mapping, range, false)
+    }
+    fn stored(&self) {
+        if let Ok((place, mapping)) = self.regular() {
+            place.modified(mapping);
+        }
+    }
+}
+
+/// A write of `len` bytes at `pos` ends within the limit.
+fn check_end(pos: u64, len: u64) -> Result<()> {
+    if pos >= SIZE_MAX || len > SIZE_MAX - pos { Err(Error::TooBig) } else { Ok(()) }
+}
+
+impl Drop for File {
+    /// Closed. What a writer had made ready behind the end of the file is given back, unless
+    /// it comes again and again.
+    fn drop(&mut self) {
+        if self.flags().writes()
+            && let Ok((place, mapping)) = self.regular()
+        {
+            place.closed(mapping);
+        }
     }
 }

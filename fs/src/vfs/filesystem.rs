@@ -1,7 +1,7 @@
 //! A mounted file system: the inodes in core, sync, unmount.
 
 use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
 use holdfast_sync::Mutex;
@@ -10,7 +10,7 @@ use holdfast_sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::Inode;
 use super::dentry::Dentries;
 use crate::pagecache::{ErrSeq, Mapping, PageCache};
-use crate::xfs::{FileType, Ino, Mount, StatFs};
+use crate::xfs::{self, FileType, Ino, Mount, StatFs};
 use crate::{Error, Result, locks};
 
 /// Inodes kept in core, as a share of the pages of memory; more only while in use.
@@ -25,8 +25,10 @@ const LEAST_INODES: u64 = 64;
 /// can never make two of one number. An inode leaves the table only when it is clean and
 /// nobody else refers to it, decided under the table's lock, under which alone new
 /// references are handed out.
+///
+/// Of a file without names the table holds no reference: dropping the last one frees it.
 pub struct FileSystem {
-    mount: Arc<Mount>,
+    pub(super) mount: Arc<Mount>,
     cache: Arc<PageCache>,
     table: Mutex<Table>,
     pub(super) dentries: Dentries,
@@ -34,11 +36,45 @@ pub struct FileSystem {
     /// Writes that the device had begun when the last flush began with none in flight.
     flushed: AtomicU64,
     unmounted: AtomicBool,
+    /// Held while a name goes from one directory to another: meanwhile no directory gets
+    /// other ancestors.
+    pub(super) moving: Mutex<()>,
+    /// Files without names whose last holder could not free them.
+    orphans: Mutex<Vec<Arc<Inode>>>,
+}
+
+/// An inode in core.
+enum Entry {
+    /// It has names; it is kept as long as there is room.
+    Kept(Arc<Inode>),
+    /// It has none; somebody holds it, or is just freeing it.
+    Unlinked(Weak<Inode>),
+}
+
+impl Entry {
+    const fn kept(&self) -> Option<&Arc<Inode>> {
+        match self {
+            Self::Kept(inode) => Some(inode),
+            Self::Unlinked(_) => None,
+        }
+    }
+    fn get(&self) -> Option<Arc<Inode>> {
+        match self {
+            Self::Kept(inode) => Some(inode.clone()),
+            Self::Unlinked(inode) => inode.upgrade(),
+        }
+    }
+    fn is_busy(&self) -> bool {
+        match self {
+            Self::Kept(inode) => Arc::strong_count(inode) > 1,
+            Self::Unlinked(inode) => inode.strong_count() > 0,
+        }
+    }
 }
 
 #[derive(Default)]
 struct Table {
-    inodes: BTreeMap<u64, Arc<Inode>>,
+    inodes: BTreeMap<u64, Entry>,
     /// Counts lookups; tells which inode was used last.
     clock: u64,
     /// Errors that `sync` reports once for the whole file system.
@@ -57,6 +93,8 @@ impl FileSystem {
             most_inodes: most.clamp(LEAST_INODES, MOST_INODES) as usize,
             flushed: AtomicU64::new(u64::MAX),
             unmounted: AtomicBool::new(false),
+            moving: Mutex::new(&locks::RENAME, ()),
+            orphans: Mutex::new(&locks::STATE, Vec::new()),
         });
         let weak = Arc::downgrade(&fs);
         fs.cache.add_shrinker(alloc::boxed::Box::new(move |objects| {
@@ -99,6 +137,14 @@ impl FileSystem {
             return Ok(inode);
         }
         let xfs = self.mount.inode(ino)?;
+        if xfs.nlink() == 0 {
+            return Err(crate::corrupt!("inode", ino, "it has no names, but was found by one").into());
+        }
+        Ok(self.insert(xfs, false))
+    }
+    /// Put an inode into the table that is not there, or find it there.
+    fn insert(&self, xfs: Arc<xfs::Inode>, unlinked: bool) -> Arc<Inode> {
+        let ino = xfs.ino();
         let fresh = Arc::new(Inode::new(xfs, |xfs| {
             let queue = self.mount.queue().clone();
             Mapping::new(&self.cache, ino.0, xfs.clone(), queue, xfs.size())
@@ -107,52 +153,111 @@ impl FileSystem {
             let mut table = self.table.lock();
             // Somebody may have been faster; theirs may hold folios already.
             if let Some(inode) = table.find(ino) {
-                return Ok(inode);
+                return inode;
             }
             table.clock += 1;
             fresh.touch(table.clock);
-            table.inodes.insert(ino.0, fresh.clone());
+            fresh.unlinked.store(unlinked, Ordering::Release);
+            let entry = match unlinked {
+                true => Entry::Unlinked(Arc::downgrade(&fresh)),
+                false => Entry::Kept(fresh.clone()),
+            };
+            table.inodes.insert(ino.0, entry);
             table.inodes.len() > self.most_inodes
         };
         if crowded {
             self.evict(self.most_inodes / 4);
         }
-        Ok(fresh)
+        fresh
+    }
+    /// The inode of what was just made. Nobody else knows it.
+    pub(super) fn adopt(&self, xfs: Arc<xfs::Inode>, unlinked: bool) -> Arc<Inode> {
+        // What the number stood for before is gone, or somebody would hold it.
+        let old = self.table.lock().inodes.remove(&xfs.ino().0);
+        debug_assert!(old.is_none_or(|old| old.get().is_none()), "the number was free");
+        self.insert(xfs, unlinked)
+    }
+    /// The inode has no names any more, or has one again.
+    pub(super) fn names_changed(&self, inode: &Arc<Inode>, unlinked: bool) {
+        let mut table = self.table.lock();
+        inode.unlinked.store(unlinked, Ordering::Release);
+        let entry = match unlinked {
+            true => Entry::Unlinked(Arc::downgrade(inode)),
+            false => Entry::Kept(inode.clone()),
+        };
+        // The caller's reference is one more: none of this is the last.
+        table.inodes.insert(inode.ino().0, entry);
+    }
+    /// Give references back without freeing a file here, whatever this thread is at.
+    fn put_back(&self, inodes: Vec<Arc<Inode>>) {
+        for inode in inodes {
+            let table = self.table.lock();
+            if inode.unlinked.load(Ordering::Acquire) {
+                drop(table);
+                self.orphans.lock().push(inode);
+                continue;
+            }
+            let kept = table.inodes.get(&inode.ino().0).and_then(Entry::kept);
+            if kept.is_some_and(|kept| Arc::ptr_eq(kept, &inode)) {
+                // The table keeps its reference while it is locked: this is not the last.
+                drop(inode);
+                drop(table);
+            } else {
+                // Taken out of the table.
+                drop(table);
+                drop(inode);
+            }
+        }
+    }
+    /// Free what [`FileSystem::put_back`] could not.
+    pub(super) fn free_orphans(&self) {
+        let orphans = core::mem::take(&mut *self.orphans.lock());
+        drop(orphans);
     }
     /// The inode of `name` in a directory.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotDirectory`], I/O errors, corruption.
     pub fn lookup(&self, dir: &Inode, name: &[u8]) -> Result<Arc<Inode>> {
-        if dir.file_type() != FileType::Directory {
-            return Err(Error::NotDirectory);
-        }
-        if name.len() > super::NAME_MAX {
-            return Err(Error::NameTooLong);
-        }
-        let ino = match self.dentries.get(dir.ino(), name) {
-            Some(ino) => ino,
+        check_lookup(dir, name)?;
+        // Held until the inode is: meanwhile its name cannot go, nor its number to another.
+        let _names = dir.iolock.read();
+        self.lookup_locked(dir, name)
+    }
+    /// As [`FileSystem::lookup`], the directory's `IOLOCK` being held.
+    pub(super) fn lookup_locked(&self, dir: &Inode, name: &[u8]) -> Result<Arc<Inode>> {
+        check_lookup(dir, name)?;
+        let known = match self.dentries.get(dir.ino(), name) {
+            Some(known) => known,
             None => {
-                let _names = dir.iolock.read();
-                let ino = dir.xfs.lookup(name)?;
-                self.dentries.insert(dir.ino(), name, ino);
-                ino
+                let found = match dir.xfs.lookup(name) {
+                    Err(Error::NotFound) => None,
+                    found => Some(found?),
+                };
+                self.dentries.insert(dir.ino(), name, found);
+                found
             }
         };
-        self.inode(ino)
+        self.inode(known.ok_or(Error::NotFound)?)
     }
     /// Forget that `name` in `dir` was looked up: it changed.
     pub fn forget_name(&self, dir: Ino, name: &[u8]) {
         self.dentries.forget(dir, name);
     }
-    fn inodes(&self) -> Vec<Arc<Inode>> {
-        self.table.lock().inodes.values().cloned().collect()
+    pub(super) fn inodes(&self) -> Vec<Arc<Inode>> {
+        self.table.lock().inodes.values().filter_map(Entry::get).collect()
     }
     /// Take up to `most` unused inodes out of core, those used longest ago first,
     /// writing what is dirty. How many went.
     pub fn evict(&self, most: usize) -> usize {
-        let unused = self.unused(|_| true);
-        unused.iter().take(most).filter(|inode| self.evict_one(inode)).count()
+        self.evict_some(self.unused(|_| true), most)
+    }
+    fn evict_some(&self, mut unused: Vec<Arc<Inode>>, most: usize) -> usize {
+        let rest = unused.split_off(most.min(unused.len()));
+        let gone = unused.iter().filter(|inode| self.evict_one(inode)).count();
+        self.put_back(unused);
+        self.put_back(rest);
+        gone
     }
     /// The caller's reference is the only one besides the table's, or nothing happens.
     fn evict_one(&self, inode: &Arc<Inode>) -> bool {
@@ -163,7 +268,8 @@ impl FileSystem {
         let mut table = self.table.lock();
         // Nobody has it, and nobody had it since it was cleaned: no writeback either.
         let untouched = used == inode.used.load(Ordering::Relaxed);
-        if Arc::strong_count(inode) != 2 || !untouched || !inode.is_clean() {
+        let unlinked = inode.unlinked.load(Ordering::Acquire);
+        if Arc::strong_count(inode) != 2 || !untouched || unlinked || !inode.is_clean() {
             return false;
         }
         table.seen.remove(&inode.ino().0);
@@ -186,6 +292,11 @@ impl FileSystem {
         }
         for inode in &inodes {
             inode.clean();
+        }
+        drop(inodes);
+        self.free_orphans();
+        if let Some(log) = self.mount.log() {
+            log.force_all()?;
         }
         self.flush()
     }
@@ -213,6 +324,9 @@ impl FileSystem {
         if self.readonly() {
             return Ok(());
         }
+        if let Some(log) = self.mount.log() {
+            return log.flush_device();
+        }
         let queue = self.mount.queue();
         let now = queue.statistics();
         let begun = now.write.requests + now.write_zeroes.requests + now.discard.requests;
@@ -229,17 +343,17 @@ impl FileSystem {
     /// Free about `objects` objects of metadata that nobody uses; how many went.
     pub fn shrink(&self, objects: usize) -> usize {
         let idle = self.unused(|inode| inode.is_idle());
-        let inodes = idle.iter().take(objects).filter(|inode| self.evict_one(inode)).count();
-        inodes + self.mount.shrink(objects)
+        self.evict_some(idle, objects) + self.mount.shrink(objects)
     }
     /// The inodes that nobody refers to, used longest ago first.
     fn unused(&self, wanted: impl Fn(&Inode) -> bool) -> Vec<Arc<Inode>> {
         let mut unused: Vec<Arc<Inode>> = {
             let table = self.table.lock();
             let alone = |i: &&Arc<Inode>| Arc::strong_count(i) == 1;
-            table.inodes.values().filter(alone).cloned().collect()
+            table.inodes.values().filter_map(Entry::kept).filter(alone).cloned().collect()
         };
-        unused.retain(|inode| wanted(inode));
+        let unwanted = unused.extract_if(.., |inode| !wanted(inode)).collect();
+        self.put_back(unwanted);
         unused.sort_by_key(|i| i.used.load(Ordering::Relaxed));
         unused
     }
@@ -248,9 +362,7 @@ impl FileSystem {
     pub fn drop_caches(&self) -> usize {
         self.dentries.clear();
         let dropped = self.inodes().iter().map(|i| i.drop_clean()).sum();
-        for inode in self.unused(Inode::is_clean) {
-            self.evict_one(&inode);
-        }
+        self.evict_some(self.unused(Inode::is_clean), usize::MAX);
         self.mount.shrink(usize::MAX);
         dropped
     }
@@ -265,9 +377,10 @@ impl FileSystem {
     /// otherwise a writeback error that nobody was told or that of the final flush, and
     /// the file system is gone.
     pub fn unmount(&self) -> Result<()> {
+        self.free_orphans();
         let busy = || {
             let table = self.table.lock();
-            table.inodes.values().any(|i| Arc::strong_count(i) > 1)
+            table.inodes.values().any(Entry::is_busy)
         };
         if busy() {
             return Err(Error::Busy);
@@ -286,6 +399,7 @@ impl FileSystem {
         }
         self.dentries.clear();
         self.evict(usize::MAX);
+        result = result.and(self.mount.unmount());
         self.mount.shrink(usize::MAX);
         result
     }
@@ -293,9 +407,19 @@ impl FileSystem {
 
 impl Table {
     fn find(&mut self, ino: Ino) -> Option<Arc<Inode>> {
-        let inode = self.inodes.get(&ino.0)?;
+        let inode = self.inodes.get(&ino.0)?.get()?;
         self.clock += 1;
         inode.touch(self.clock);
-        Some(inode.clone())
+        Some(inode)
     }
+}
+
+fn check_lookup(dir: &Inode, name: &[u8]) -> Result<()> {
+    if dir.file_type() != FileType::Directory {
+        return Err(Error::NotDirectory);
+    }
+    if name.len() > super::NAME_MAX {
+        return Err(Error::NameTooLong);
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 
 use holdfast_sync::PerCpuRwLock;
-use holdfast_sync::atomic::{AtomicU64, Ordering};
+use holdfast_sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Stat;
 use crate::pagecache::Mapping;
@@ -22,6 +22,10 @@ pub struct Inode {
     mapping: Option<Arc<Mapping>>,
     /// When it was last looked up, on the table's clock.
     pub(super) used: AtomicU64,
+    /// It has no names: it is freed with the last reference to it.
+    pub(super) unlinked: AtomicBool,
+    /// It never had a name, and may be given one.
+    pub(super) linkable: AtomicBool,
 }
 
 impl Inode {
@@ -37,6 +41,8 @@ impl Inode {
             iolock: PerCpuRwLock::new(&locks::IOLOCK, ()),
             mapping,
             used: AtomicU64::new(0),
+            unlinked: AtomicBool::new(false),
+            linkable: AtomicBool::new(false),
         }
     }
     /// The number.
@@ -95,6 +101,9 @@ impl Inode {
         if let Some(mapping) = &self.mapping {
             mapping.write_and_wait(0..u64::MAX);
         }
+        if let Err(e) = self.xfs.flush_times() {
+            log::debug!("{}: its times are lost: {e}", self.ino());
+        }
     }
     pub(super) fn is_clean(&self) -> bool {
         self.mapping.as_ref().is_none_or(|m| m.dirty_pages() == 0)
@@ -105,5 +114,25 @@ impl Inode {
     }
     pub(super) fn drop_clean(&self) -> usize {
         self.mapping.as_ref().map_or(0, |m| m.drop_clean(0..u64::MAX))
+    }
+}
+
+impl Drop for Inode {
+    /// Nobody can reach a file without names any more once nobody holds it: what it had
+    /// is free again. What is dirty in the cache need not be written. Of others, what lay
+    /// ready for writes is given back.
+    fn drop(&mut self) {
+        if !*self.unlinked.get_mut() {
+            if self.is_clean()
+                && let Err(e) = self.xfs.evict()
+            {
+                log::debug!("{}: what lay ready for writes stays: {e}", self.ino());
+            }
+            return;
+        }
+        if let Some(mapping) = &self.mapping {
+            mapping.invalidate(0..u64::MAX);
+        }
+        self.xfs.mount().inactivate(&self.xfs);
     }
 }

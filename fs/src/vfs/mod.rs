@@ -9,10 +9,14 @@
 //! | module       | owns |
 //! |--------------|------|
 //! | `namespace`  | the root, device nodes, path lookup |
+//! | `names`      | what the last component of a path that changes may be |
+//! | `change`     | changing names and attributes: locks, caches |
 //! | `dentry`     | names that were looked up, a bounded cache |
 //! | `filesystem` | the table of in-core inodes; sync, unmount |
 //! | `inode`      | one file: its `IOLOCK` and its page cache |
+//! | `flags`      | flags of calls that change files |
 //! | `file`       | one open file: position, flags, readahead, seen errors |
+//! | `contents`   | what changes a file's size, blocks, or shares contents; times |
 //! | `directory`  | listing directories |
 //! | `device`     | null, zero, consoles |
 //! | `blockdev`   | a block device as a file: raw transfers past the page cache |
@@ -25,21 +29,26 @@
 //! folios (`pagecache`), what is on disk (`xfs`).
 
 mod blockdev;
+mod change;
+mod contents;
 mod dentry;
 mod device;
 mod directory;
 mod file;
 mod filesystem;
+mod flags;
 mod inode;
+mod names;
 mod namespace;
 
 pub use blockdev::{BlockNode, RawTransfer};
 pub use device::{ByteSink, ByteSource, CharDevice, CharNode, DeviceFile, Null, Zero};
 pub use directory::Dirent;
-pub use file::{File, OpenFlags, Whence};
+pub use file::{File, OpenFlags, Whence, WriteFlags};
 pub use filesystem::FileSystem;
+pub use flags::{FallocateMode, ShutdownMode, TimeChange, XattrFlags};
 pub use inode::Inode;
-pub use namespace::{Namespace, Node, Place, Resolved};
+pub use namespace::{Last, Namespace, Node, Place, Resolved};
 
 use crate::xfs::{FileType, Timestamp};
 
@@ -101,6 +110,13 @@ impl Stat {
             _ => FileType::Unknown,
         }
     }
+}
+
+/// The two parts of a device number, major and minor.
+pub const fn device_parts(number: u64) -> (u32, u32) {
+    let major = (number >> 8 & 0xFFF) | (number >> 32 & !0xFFF);
+    let minor = (number & 0xFF) | (number >> 12 & !0xFF);
+    (major as u32, minor as u32)
 }
 
 /// A device number from its two parts, as Linux encodes it in `st_rdev`.

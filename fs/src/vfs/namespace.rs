@@ -40,6 +40,16 @@ pub struct Resolved {
     pub path: Vec<u8>,
 }
 
+/// The last component of a path, and the directory it is looked up in.
+pub struct Last {
+    /// The directory.
+    pub dir: Resolved,
+    /// The name; empty if the path was nothing but slashes.
+    pub name: Vec<u8>,
+    /// Did a slash follow it?
+    pub slash: bool,
+}
+
 type DeviceTable = BTreeMap<Vec<u8>, Arc<dyn DeviceFile>>;
 
 /// The tree of names that programs see.
@@ -89,18 +99,38 @@ impl Namespace {
     /// Those of Linux's path lookup: not found, not a directory, name too long, too many
     /// links; I/O errors and corruption.
     pub fn resolve(&self, base: &Resolved, path: &[u8], follow: bool) -> Result<Resolved> {
-        if path.is_empty() {
-            return Err(Error::NotFound);
-        }
-        if path.len() >= PATH_MAX || path.contains(&0) {
-            return Err(if path.contains(&0) { Error::NotFound } else { Error::NameTooLong });
-        }
-        let mut walk = Walk { ns: self, at: base.clone(), links: 0 };
-        walk.run(path, follow)?;
+        let mut walk = Walk::new(self, base, path)?;
+        walk.run(path, if follow { Goal::Follow } else { Goal::Stay })?;
         Ok(walk.at)
     }
+    /// Follow all of `path` but its last component, which is not looked up.
+    ///
+    /// # Errors
+    /// As [`Namespace::resolve`].
+    pub fn resolve_parent(&self, base: &Resolved, path: &[u8]) -> Result<Last> {
+        let mut walk = Walk::new(self, base, path)?;
+        let last = walk.run(path, Goal::Parent)?;
+        let (name, slash) = last.unwrap_or_default();
+        Ok(Last { dir: walk.at, name, slash })
+    }
+    /// Follow `path`, whose last component may be missing, in order to make it.
+    ///
+    /// # Errors
+    /// As [`Namespace::resolve`]; a directory if a slash follows the last component.
+    pub fn resolve_or_parent(
+        &self,
+        base: &Resolved,
+        path: &[u8],
+        follow: bool,
+    ) -> Result<Result<Resolved, Last>> {
+        let mut walk = Walk::new(self, base, path)?;
+        Ok(match walk.run(path, Goal::Create { follow })? {
+            None => Ok(walk.at),
+            Some((name, slash)) => Err(Last { dir: walk.at, name, slash }),
+        })
+    }
     /// One step down, or up.
-    fn step(&self, at: &Node, name: &[u8]) -> Result<Node> {
+    pub(super) fn step(&self, at: &Node, name: &[u8]) -> Result<Node> {
         if name.len() > NAME_MAX {
             return Err(Error::NameTooLong);
         }
@@ -214,6 +244,19 @@ impl Clone for Resolved {
     }
 }
 
+/// What a lookup is to end with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    /// What the last component leads to.
+    Follow,
+    /// The last component itself.
+    Stay,
+    /// The directory of the last component.
+    Parent,
+    /// The last component if it is there, otherwise its directory.
+    Create { follow: bool },
+}
+
 /// A lookup on its way.
 struct Walk<'a> {
     ns: &'a Namespace,
@@ -221,8 +264,19 @@ struct Walk<'a> {
     links: u32,
 }
 
-impl Walk<'_> {
-    fn run(&mut self, path: &[u8], follow: bool) -> Result<()> {
+impl<'a> Walk<'a> {
+    fn new(ns: &'a Namespace, base: &Resolved, path: &[u8]) -> Result<Self> {
+        if path.is_empty() || path.contains(&0) {
+            return Err(Error::NotFound);
+        }
+        if path.len() >= PATH_MAX {
+            return Err(Error::NameTooLong);
+        }
+        Ok(Self { ns, at: base.clone(), links: 0 })
+    }
+    /// Go as far as `goal` says. The last component, and whether a slash followed it, if
+    /// it was not gone to.
+    fn run(&mut self, path: &[u8], goal: Goal) -> Result<Option<(Vec<u8>, bool)>> {
         // What is left of the path, links spliced in, from `next` on.
         let mut rest = path.to_vec();
         let mut next = 0;
@@ -230,7 +284,9 @@ impl Walk<'_> {
             self.at = Resolved::root(self.ns)?;
         }
         loop {
-            let Some(skip) = rest[next..].iter().position(|b| *b != b'/') else { return Ok(()) };
+            let Some(skip) = rest[next..].iter().position(|b| *b != b'/') else {
+                return Ok(None);
+            };
             let start = next + skip;
             let slash = rest[start..].iter().position(|b| *b == b'/').map(|n| start + n);
             let end = slash.unwrap_or(rest.len());
@@ -239,11 +295,24 @@ impl Walk<'_> {
             if self.at.node.file_type() != FileType::Directory {
                 return Err(Error::NotDirectory);
             }
+            if last && goal == Goal::Parent {
+                return Ok(Some((name.to_vec(), slash.is_some())));
+            }
+            let create = last && matches!(goal, Goal::Create { .. }) && !matches!(name, b"." | b"..");
+            if create && slash.is_some() {
+                return Err(Error::IsDirectory);
+            }
             next = end;
             if name != b"." {
-                let found = self.ns.step(&self.at.node, name)?;
+                let found = match self.ns.step(&self.at.node, name) {
+                    Err(Error::NotFound) if create => return Ok(Some((name.to_vec(), false))),
+                    found => found?,
+                };
                 // A slash after a link asks for what it points to.
-                if found.file_type() == FileType::Symlink && (follow || slash.is_some()) {
+                let follow = slash.is_some()
+                    || matches!(goal, Goal::Follow | Goal::Create { follow: true })
+                    || !last;
+                if found.file_type() == FileType::Symlink && follow {
                     rest = self.splice(&found, &rest[end..])?;
                     next = 0;
                     continue;
@@ -255,7 +324,7 @@ impl Walk<'_> {
                 return Err(Error::NotDirectory);
             }
             if last {
-                return Ok(());
+                return Ok(None);
             }
         }
     }

@@ -1,9 +1,10 @@
 //! Allocation groups: their headers and what their trees say.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::btree::Tree;
-use super::buf::Run;
+use super::buf::{Buffer, Run};
 use super::mount::Mount;
 use super::ondisk::agf::{Agf, Root};
 use super::ondisk::agi::Agi;
@@ -27,34 +28,59 @@ impl Mount {
     fn header<T>(
         &self,
         ag: AgNumber,
-        index: u64,
         kind: BlockKind,
         decode: impl FnOnce(&[u8]) -> Check<T>,
     ) -> Result<T> {
+        let buffer = self.header_block(ag, kind)?;
+        let contents = buffer.read();
+        decode(&contents).map_err(|reason| {
+            let location = self.geometry().place(buffer.sector());
+            Corruption { structure: kind.name(), location, reason }.into()
+        })
+    }
+    /// The block of a group's AGF, AGI or AGFL.
+    pub(super) fn header_block(&self, ag: AgNumber, kind: BlockKind) -> Result<Arc<Buffer>> {
+        let index = match kind {
+            BlockKind::Agf => AGF_SECTOR,
+            BlockKind::Agi => AGI_SECTOR,
+            _ => AGFL_SECTOR,
+        };
         let geometry = self.geometry();
         let start = geometry.ag_sector(ag, AgBlock(0));
         let bytes = geometry.sector_bytes() as u32;
         let sector = Sector(start.0 + index * u64::from(bytes) / crate::block::SECTOR_SIZE);
-        let buffer = self.buffers().read(&[Run { sector, bytes }], &[kind])?;
-        let contents = buffer.read();
-        decode(&contents).map_err(|reason| {
+        self.buffers().read(&[Run { sector, bytes }], &[kind])
+    }
+    /// A block of a group's tree of this kind.
+    pub(super) fn tree_block(
+        &self,
+        ag: AgNumber,
+        block: AgBlock,
+        kind: BlockKind,
+    ) -> Result<Arc<Buffer>> {
+        let geometry = self.geometry();
+        let sector = geometry.ag_sector(ag, block);
+        if !geometry.has_ag_block(ag, block) {
+            let reason = "there is no such block".into();
             let location = geometry.place(sector);
-            Corruption { structure: kind.name(), location, reason }.into()
-        })
+            return Err(Corruption { structure: kind.name(), location, reason }.into());
+        }
+        let bytes = geometry.block_bytes() as u32;
+        self.buffers().read(&[Run { sector, bytes }], &[kind])
     }
     /// The checked AGF of a group that exists.
     ///
     /// # Errors
     /// I/O errors and damage.
     pub fn agf(&self, ag: AgNumber) -> Result<Agf> {
-        self.header(ag, AGF_SECTOR, BlockKind::Agf, |b| Agf::decode(b, self.geometry(), ag))
+        self.header(ag, BlockKind::Agf, |b| Agf::decode(b, self.geometry(), ag))
     }
     /// The checked AGI of a group that exists.
     ///
     /// # Errors
     /// I/O errors and damage.
     pub fn agi(&self, ag: AgNumber) -> Result<Agi> {
-        self.header(ag, AGI_SECTOR, BlockKind::Agi, |b| Agi::decode(b, self.geometry(), ag))
+        self.header(ag, BlockKind::Agi, |b| Agi::decode(b, self.geometry(), ag))
     }
     /// The blocks set aside for a group's trees.
     ///
@@ -62,9 +88,7 @@ impl Mount {
     /// I/O errors and damage.
     pub fn agfl(&self, ag: AgNumber) -> Result<Vec<AgBlock>> {
         let agf = self.agf(ag)?;
-        self.header(ag, AGFL_SECTOR, BlockKind::Agfl, |b| {
-            agfl::blocks(b, self.geometry(), ag, &agf)
-        })
+        self.header(ag, BlockKind::Agfl, |b| agfl::blocks(b, self.geometry(), ag, &agf))
     }
     fn tree(&self, ag: AgNumber, root: Root, kind: BlockKind) -> Tree<'_> {
         Tree { buffers: self.buffers(), geometry: self.geometry(), ag, root, kind }

@@ -22,18 +22,20 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::ops::Bound;
 
 use holdfast_sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use holdfast_sync::{Condvar, Mutex, RwLock, RwLockReadGuard, WaitQueue};
 
+use super::buf_item::ItemState;
 use super::geometry::Geometry;
+use super::log::item::Journal;
 use super::ondisk::block::{BlockKind, verify};
 use crate::block::{BioFlags, IoError, Queue, SECTOR_SIZE, Sector, Segment};
 use crate::error::Error;
-use crate::locks::{BUFFER, BUFFER_CACHE, STATE};
+use crate::locks::{BUFFER, BUFFER_CACHE, BUFFER_ITEM, STATE};
 use crate::platform::{Memory, PAGE_SIZE, Page};
 
 /// Most bytes moved by one request.
@@ -73,7 +75,7 @@ const FAILED: u32 = 1;
 /// Ready buffers have this plus their kind.
 const READY: u32 = 2;
 
-const KINDS: [BlockKind; 20] = [
+const KINDS: [BlockKind; 21] = [
     BlockKind::Agf,
     BlockKind::Agi,
     BlockKind::Agfl,
@@ -94,6 +96,7 @@ const KINDS: [BlockKind; 20] = [
     BlockKind::AttrLeaf,
     BlockKind::AttrRemote,
     BlockKind::Symlink,
+    BlockKind::Superblock,
 ];
 
 const _: () = {
@@ -111,11 +114,30 @@ pub struct Buffer {
     referenced: AtomicBool,
     failure: Mutex<Option<Error>>,
     ready: WaitQueue,
-    contents: RwLock<Box<[u8]>>,
+    pub(super) contents: RwLock<Box<[u8]>>,
+    /// What of it is logged and not in place.
+    pub(super) item: Mutex<ItemState>,
+    pub(super) target: Arc<Target>,
+}
+
+/// Where buffers are written.
+pub(super) struct Target {
+    pub(super) queue: Arc<Queue>,
+    pub(super) memory: Arc<dyn Memory>,
+    pub(super) geometry: Arc<Geometry>,
+    /// Set once, when the log is there.
+    journal: Mutex<Option<Weak<dyn Journal>>>,
+}
+
+impl Target {
+    /// The log, if the file system can be written.
+    pub(super) fn journal(&self) -> Option<Arc<dyn Journal>> {
+        self.journal.lock().as_ref().and_then(Weak::upgrade)
+    }
 }
 
 impl Buffer {
-    fn loading(runs: &[Run]) -> Self {
+    fn loading(runs: &[Run], target: &Arc<Target>) -> Self {
         Self {
             runs: runs.into(),
             state: AtomicU32::new(LOADING),
@@ -123,7 +145,17 @@ impl Buffer {
             failure: Mutex::new(&STATE, None),
             ready: WaitQueue::new(),
             contents: RwLock::new(&BUFFER, Box::default()),
+            item: Mutex::new(&BUFFER_ITEM, ItemState::default()),
+            target: target.clone(),
         }
+    }
+    /// Where it lies.
+    pub(super) fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+    /// Bytes.
+    pub(super) fn length_bytes(&self) -> usize {
+        self.runs.iter().map(|r| r.bytes as usize).sum()
     }
     /// The block's bytes.
     pub fn read(&self) -> RwLockReadGuard<'_, Box<[u8]>> {
@@ -133,6 +165,10 @@ impl Buffer {
     pub fn kind(&self) -> BlockKind {
         let index = self.state.load(Ordering::Acquire).saturating_sub(READY);
         KINDS[(index as usize).min(KINDS.len() - 1)]
+    }
+    /// It becomes a block of another kind; whoever changes it so holds its owner's lock.
+    pub(super) fn set_kind(&self, kind: BlockKind) {
+        self.state.store(READY + kind as u32, Ordering::Release);
     }
     /// Where it starts on the device.
     pub fn sector(&self) -> Sector {
@@ -170,9 +206,7 @@ pub struct BufferStatistics {
 
 /// The metadata blocks of one file system that are in memory.
 pub struct BufferCache {
-    queue: Arc<Queue>,
-    memory: Arc<dyn Memory>,
-    geometry: Arc<Geometry>,
+    target: Arc<Target>,
     limit_bytes: usize,
     index: Mutex<Index>,
     reserve: Mutex<Vec<Page>>,
@@ -195,10 +229,9 @@ impl BufferCache {
         let reserve = (0..RESERVE_PAGES)
             .map(|_| memory.alloc_page().ok_or(ReadError::NoMemory))
             .collect::<Result<Vec<_>, _>>()?;
+        let journal = Mutex::new(&STATE, None);
         Ok(Self {
-            queue,
-            memory,
-            geometry,
+            target: Arc::new(Target { queue, memory, geometry, journal }),
             limit_bytes,
             index: Mutex::new(
                 &BUFFER_CACHE,
@@ -227,28 +260,62 @@ impl BufferCache {
         self.hits.fetch_add(1, Ordering::Relaxed);
         if *buffer.runs != *runs {
             // Two structures claim the first part: one is damaged, verifying shows which.
-            let private = Arc::new(Buffer::loading(runs));
+            let private = Arc::new(Buffer::loading(runs, &self.target));
             self.fill(&private, kinds)?;
             return Ok(private);
         }
         buffer.wait()?;
         if !kinds.contains(&buffer.kind()) {
-            verify(kinds, &self.geometry, first.sector, &buffer.read())?;
+            verify(kinds, &self.target.geometry, first.sector, &buffer.read())?;
         }
         Ok(buffer)
     }
     fn find_or_insert(&self, key: Key, runs: &[Run]) -> (Arc<Buffer>, bool) {
         let mut index = self.index.lock();
-        if let Some(found) = index.buffers.get(&key) {
+        // A block that was freed is read anew: its contents mean nothing any more.
+        if let Some(found) = index.buffers.get(&key).filter(|b| !b.item.lock().is_stale()) {
             found.referenced.store(true, Ordering::Relaxed);
             return (found.clone(), false);
         }
+        (self.insert(&mut index, key, runs), true)
+    }
+    fn insert(&self, index: &mut Index, key: Key, runs: &[Run]) -> Arc<Buffer> {
         let room = self.limit_bytes.saturating_sub(key.1 as usize);
-        evict(&mut index, usize::MAX, |index| index.bytes > room);
-        let buffer = Arc::new(Buffer::loading(runs));
-        index.buffers.insert(key, buffer.clone());
-        index.bytes += key.1 as usize;
-        (buffer, true)
+        evict(index, usize::MAX, |index| index.bytes > room);
+        let buffer = Arc::new(Buffer::loading(runs, &self.target));
+        if index.buffers.insert(key, buffer.clone()).is_none() {
+            index.bytes += key.1 as usize;
+        }
+        buffer
+    }
+    /// Metadata is written through this log from now on.
+    pub(super) fn set_journal(&self, journal: Weak<dyn Journal>) {
+        *self.target.journal.lock() = Some(journal);
+    }
+    /// The block at `runs` as a new one of this kind, all zeros: nothing is read.
+    ///
+    /// # Errors
+    /// No memory.
+    pub(super) fn create(&self, runs: &[Run], kind: BlockKind) -> Result<Arc<Buffer>, Error> {
+        let bytes: u32 = runs.iter().map(|r| r.bytes).sum();
+        let Some(first) = runs.first() else { return Err(Error::Invalid("an empty buffer")) };
+        let key = (first.sector.0, bytes);
+        let contents = zeroed(bytes as usize)?;
+        let buffer = {
+            let mut index = self.index.lock();
+            match index.buffers.get(&key).filter(|b| *b.runs == *runs) {
+                Some(found) => found.clone(),
+                None => self.insert(&mut index, key, runs),
+            }
+        };
+        buffer.referenced.store(true, Ordering::Relaxed);
+        let mut old = buffer.contents.write();
+        buffer.item.lock().renew(bytes as usize);
+        *old = contents;
+        drop(old);
+        buffer.state.store(READY + kind as u32, Ordering::Release);
+        buffer.ready.wake_all();
+        Ok(buffer)
     }
     fn load(&self, key: Key, buffer: &Arc<Buffer>, kinds: &[BlockKind]) -> Result<(), Error> {
         let result = self.fill(buffer, kinds);
@@ -274,7 +341,8 @@ impl BufferCache {
             self.read_raw(run.sector, part)?;
             rest = behind;
         }
-        let kind = verify(kinds, &self.geometry, buffer.sector(), &contents)?;
+        let kind = verify(kinds, &self.target.geometry, buffer.sector(), &contents)?;
+        buffer.item.lock().renew(bytes);
         *buffer.contents.write() = contents;
         buffer.state.store(READY + kind as u32, Ordering::Release);
         Ok(())
@@ -290,7 +358,8 @@ impl BufferCache {
             let bounce = Bounce::new(self, rest.len().min(CHUNK_BYTES));
             let len = rest.len().min(bounce.pages.len() * PAGE_SIZE);
             let (part, behind) = rest.split_at_mut(len);
-            self.queue
+            self.target
+                .queue
                 .read_sync(at, Segment::cover(&bounce.pages, len), BioFlags::META)
                 .map_err(ReadError::Io)?;
             for (chunk, page) in part.chunks_mut(PAGE_SIZE).zip(&bounce.pages) {
@@ -301,9 +370,29 @@ impl BufferCache {
         }
         Ok(())
     }
+    /// Write blocks of `block_bytes` each, ready for the disk, past the log, and keep
+    /// them. What was at their place is nobody's.
+    ///
+    /// # Errors
+    /// The device's, no memory.
+    pub(super) fn write_through(
+        &self,
+        start: Sector,
+        bytes: &[u8],
+        block_bytes: usize,
+        kind: BlockKind,
+    ) -> Result<(), Error> {
+        self.target.queue.write_bytes(&*self.target.memory, start, bytes, BioFlags::META)?;
+        for (i, block) in bytes.chunks(block_bytes).enumerate() {
+            let sector = Sector(start.0 + (i * block_bytes) as u64 / SECTOR_SIZE);
+            let buffer = self.create(&[Run { sector, bytes: block_bytes as u32 }], kind)?;
+            buffer.contents.write().copy_from_slice(block);
+        }
+        Ok(())
+    }
     /// The device's unit of transfer.
     pub fn device_block_bytes(&self) -> usize {
-        (self.queue.info().logical_block_bytes as usize).max(SECTOR_SIZE as usize)
+        (self.target.queue.info().logical_block_bytes as usize).max(SECTOR_SIZE as usize)
     }
     /// Drop up to `buffers` blocks that nobody holds; how many were dropped.
     pub fn shrink(&self, buffers: usize) -> usize {
@@ -361,7 +450,7 @@ struct Bounce<'a> {
 impl<'a> Bounce<'a> {
     fn new(cache: &'a BufferCache, bytes: usize) -> Self {
         let wanted = bytes.div_ceil(PAGE_SIZE);
-        let pages: Vec<Page> = (0..wanted).map_while(|_| cache.memory.alloc_page()).collect();
+        let pages: Vec<Page> = (0..wanted).map_while(|_| cache.target.memory.alloc_page()).collect();
         if !pages.is_empty() {
             return Self { cache, pages, reserved: false };
         }

@@ -4,6 +4,26 @@
 //! A directory's space has three parts: entries from 0, the hash index from 32 GiB,
 //! free space counts from 64 GiB. An attribute fork has just the hash tree, from 0,
 //! with values in between.
+//!
+//! | file | |
+//! |------|--|
+//! | here | finding blocks, going down a tree: for readers |
+//! | `forkstore` | a fork that a transaction changes, as such a space |
+//! | `store` | what changing needs: blocks to read, make, change, free |
+//! | `tree`, `node` | splitting and joining the blocks of a tree |
+//! | `memory` | an address space in memory, for tests |
+
+mod forkstore;
+#[cfg(test)]
+pub(super) mod memory;
+mod node;
+mod store;
+mod tree;
+mod value;
+
+pub(super) use forkstore::ForkStore;
+pub(super) use store::{Change, Identity, Siblings, Store};
+pub(super) use tree::{Path, Tree};
 
 use alloc::format;
 use alloc::string::String;
@@ -144,7 +164,7 @@ impl Space<'_> {
     }
     /// More leaves than there can be: a bound for walks along them.
     pub(super) fn most_leaves(&self) -> u64 {
-        let mapped: u64 = self.locked.extents().all().iter().map(|e| u64::from(e.count)).sum();
+        let mapped: u64 = self.locked.extents().iter().map(|e| u64::from(e.count)).sum();
         mapped / self.block_blocks + 1
     }
     /// The walk along the leaves has come further than there are leaves.
@@ -156,4 +176,11 @@ impl Space<'_> {
 /// The hash of a name: rotate by seven, exclusive-or with the next byte.
 pub(super) fn hash_name(name: impl Iterator<Item = u8>) -> u32 {
     name.fold(0u32, |hash, byte| hash.rotate_left(7) ^ u32::from(byte))
+}
+
+/// Blocks that must be reserved for an entry of a hash tree: at worst a new block on each
+/// level and `more` others, of `unit` file system blocks each and each of these an extent.
+pub(super) fn most_blocks(geometry: &super::Geometry, more: u64, unit: u64) -> u64 {
+    let limits = super::bmap::TreeLimits::new(geometry);
+    (u64::from(MAX_LEVELS) + more) * (unit + limits.worst(unit))
 }

@@ -1,4 +1,4 @@
-//! The extents of a fork in memory: loading them from disk, finding one.
+//! Loading the extents of a fork from disk.
 //!
 //! All extents of a fork are loaded at once, on first use, from the inode itself or
 //! from the tree its root is in. Every level of the tree is checked: level, owner,
@@ -15,72 +15,11 @@ use super::ondisk::block::BlockKind;
 use super::ondisk::bmbt::{BmbtRoot, Extent, MAX_FILE_BLOCK, RECORD_BYTES};
 use super::ondisk::btree::{LongBlock, NULL_LONG};
 use super::ondisk::inode::Format;
-use super::ondisk::{Check, ensure};
-use super::types::{FileBlock, FsBlock, Ino};
-use crate::error::{Corruption, Error, Result};
+use super::ondisk::{Check, Reason, ensure};
+use super::types::{FsBlock, Ino};
+use crate::error::{Corruption, Result};
 
-/// The extents of a fork, in order.
-#[derive(Debug, Default)]
-pub struct ExtentList(Vec<Extent>);
-
-/// No extents at all.
-pub static NO_EXTENTS: ExtentList = ExtentList(Vec::new());
-
-impl ExtentList {
-    /// All extents.
-    pub fn all(&self) -> &[Extent] {
-        &self.0
-    }
-    /// The index of the first extent that ends behind `block`: it covers the block, or
-    /// the block lies in the hole before it.
-    pub fn search(&self, block: FileBlock) -> usize {
-        self.0.partition_point(|e| e.end() <= block)
-    }
-    /// The extent that covers `block`, or the next one.
-    pub fn at_or_after(&self, block: FileBlock) -> Option<&Extent> {
-        self.0.get(self.search(block))
-    }
-    /// The first file block behind the last extent.
-    pub fn end(&self) -> FileBlock {
-        self.0.last().map_or(FileBlock(0), Extent::end)
-    }
-    /// Where `count` file blocks from `start` lie on the device; nothing if all of them
-    /// are a hole.
-    ///
-    /// # Errors
-    /// Some are a hole and some are not.
-    pub fn runs(
-        &self,
-        geometry: &Geometry,
-        start: FileBlock,
-        count: u64,
-    ) -> Check<Option<Vec<Run>>> {
-        let mut runs = Vec::new();
-        let mut at = start.0;
-        let end = start.0 + count;
-        for extent in self.0.iter().skip(self.search(start)) {
-            if extent.offset.0 >= end {
-                break;
-            }
-            if extent.offset.0 > at {
-                break;
-            }
-            let into = at - extent.offset.0;
-            let blocks = (u64::from(extent.count) - into).min(end - at);
-            runs.push(Run {
-                sector: geometry.sector(FsBlock(extent.block.0 + into)),
-                bytes: (blocks << geometry.block_log) as u32,
-            });
-            at += blocks;
-            if at == end {
-                return Ok(Some(runs));
-            }
-        }
-        let touched = self.0.get(self.search(start)).is_some_and(|extent| extent.offset.0 < end);
-        ensure!(!touched, "file blocks {} to {end} are partly a hole", start.0);
-        Ok(None)
-    }
-}
+pub use super::bmap::{ExtentList, NO_EXTENTS};
 
 /// What is to be loaded.
 pub struct ForkSource<'a> {
@@ -107,11 +46,11 @@ impl ForkSource<'_> {
 struct Loader<'a> {
     source: &'a ForkSource<'a>,
     geometry: &'a Geometry,
-    list: Vec<Extent>,
+    list: ExtentList,
 }
 
 impl Loader<'_> {
-    fn add(&mut self, record: &[u8]) -> Check {
+    fn check(&self, record: &[u8]) -> Check<Extent> {
         let extent = Extent::decode(record);
         let (offset, count) = (extent.offset.0, u64::from(extent.count));
         ensure!(count > 0, "an empty extent at file block {offset}");
@@ -137,12 +76,12 @@ impl Loader<'_> {
             "more than {} extents",
             self.source.count
         );
-        self.list.push(extent);
-        Ok(())
+        Ok(extent)
     }
-    /// Room for that many more, which the disk says there are.
-    fn reserve(&mut self, count: usize) -> Result<()> {
-        self.list.try_reserve(count).map_err(|_| Error::NoMemory)
+    /// Check a record and add it.
+    fn add(&mut self, record: &[u8], located: impl Fn(Reason) -> Corruption) -> Result<()> {
+        let extent = self.check(record).map_err(located)?;
+        self.list.push(extent)
     }
 }
 
@@ -155,14 +94,13 @@ pub fn load(
     geometry: &Geometry,
     buffers: &BufferCache,
 ) -> Result<ExtentList> {
-    let mut loader = Loader { source, geometry, list: Vec::new() };
+    let mut loader = Loader { source, geometry, list: ExtentList::new() };
     match source.format {
         Format::Extents => {
             let records = source.bytes.chunks_exact(RECORD_BYTES);
             let count = records.len().min(usize::try_from(source.count).unwrap_or(usize::MAX));
-            loader.reserve(count)?;
             for record in records.take(count) {
-                loader.add(record).map_err(|r| source.corrupt(r))?;
+                loader.add(record, |r| source.corrupt(r))?;
             }
         }
         Format::Btree => load_tree(&mut loader, buffers)?,
@@ -172,8 +110,7 @@ pub fn load(
     if found != source.count {
         return Err(source.corrupt(format!("{found} extents instead of {}", source.count)).into());
     }
-    loader.list.shrink_to_fit();
-    Ok(ExtentList(loader.list))
+    Ok(loader.list)
 }
 
 /// A block of the tree still to be visited.
@@ -217,9 +154,8 @@ fn load_tree(loader: &mut Loader<'_>, buffers: &BufferCache) -> Result<()> {
                 let reason = format!("starts at {first:?}, the parent says {}", visit.key);
                 return Err(located(reason).into());
             }
-            loader.reserve(block.count())?;
             for record in block.records() {
-                loader.add(record).map_err(located)?;
+                loader.add(record, located)?;
             }
         } else {
             let mut last = None;

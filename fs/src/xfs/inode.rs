@@ -10,20 +10,23 @@
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 
-use holdfast_sync::atomic::{AtomicU64, Ordering};
-use holdfast_sync::{RwLock, RwLockReadGuard};
+use holdfast_sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use holdfast_sync::{Mutex, RwLock, RwLockReadGuard};
 
+use super::bmap::Delayed;
 use super::buf::Run;
 use super::extents::{self, ExtentList, ForkSource, NO_EXTENTS};
+use super::inode_item::{InodeItem, LockedInode};
 use super::mount::Mount;
 use super::ondisk::block::BlockKind;
 use super::ondisk::inode::{CORE_BYTES, Flags, Flags2, Format, InodeCore, OnDisk};
 use super::ondisk::{be32, inode};
 use super::types::{Attributes, FileType, Ino};
 use crate::error::{Corruption, Error, Result};
-use crate::locks::ILOCK;
+use crate::locks::{BUFFER_ITEM, ILOCK};
 
 /// Which of an inode's forks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub enum ForkKind {
     Data,
     /// Extended attributes.
     Attr,
+    /// Where writes to shared extents go until they have ended; in memory only.
+    Cow,
 }
 
 impl ForkKind {
@@ -40,6 +45,7 @@ impl ForkKind {
         match self {
             Self::Data => "data fork",
             Self::Attr => "attr fork",
+            Self::Cow => "copy-on-write fork",
         }
     }
 }
@@ -49,17 +55,29 @@ pub(super) enum Fork {
     /// A device number.
     Device(u32),
     /// The contents.
-    Local(Box<[u8]>),
+    Local(Vec<u8>),
     /// Extents, not looked at yet: the fork's bytes.
     Raw(Format, Box<[u8]>),
     /// Extents.
-    Extents(ExtentList),
+    Extents(ForkExtents),
 }
 
-pub(super) struct State {
+/// A fork's extents, and where they come from.
+#[derive(Default)]
+pub(super) struct ForkExtents {
+    /// All of them.
+    pub(super) list: ExtentList,
+    /// The root of their tree as it lies in the inode, if they are in one.
+    pub(super) root: Option<Vec<u8>>,
+}
+
+/// What `ILOCK` protects.
+pub struct State {
     pub(super) core: InodeCore,
-    data: Fork,
-    attr: Option<Fork>,
+    pub(super) data: Fork,
+    pub(super) attr: Option<Fork>,
+    /// What exists in memory only: reserved space and the copy-on-write fork.
+    pub(super) delayed: Delayed,
 }
 
 impl State {
@@ -67,6 +85,14 @@ impl State {
         match kind {
             ForkKind::Data => Some(&self.data),
             ForkKind::Attr => self.attr.as_ref(),
+            ForkKind::Cow => None,
+        }
+    }
+    pub(super) const fn fork_mut(&mut self, kind: ForkKind) -> Option<&mut Fork> {
+        match kind {
+            ForkKind::Data => Some(&mut self.data),
+            ForkKind::Attr => self.attr.as_mut(),
+            ForkKind::Cow => None,
         }
     }
 }
@@ -78,9 +104,17 @@ pub struct Inode {
     generation: u32,
     file_type: FileType,
     size: AtomicU64,
+    /// The size of the file in memory, where the page cache has more than the disk.
+    eof: AtomicU64,
     data_sequence: AtomicU64,
     attr_sequence: AtomicU64,
-    state: RwLock<State>,
+    cow_sequence: AtomicU64,
+    /// Times changed that no transaction has logged since.
+    pub(super) times_pending: AtomicBool,
+    pub(super) state: RwLock<State>,
+    /// What of it is logged and not in place.
+    pub(super) item: Mutex<InodeItem>,
+    pub(super) me: Weak<Inode>,
 }
 
 /// A look at an inode under `ILOCK`, the extents of one fork being loaded.
@@ -94,6 +128,18 @@ impl Locked<'_> {
     pub(super) fn core(&self) -> &InodeCore {
         &self.state.core
     }
+    /// All of it.
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+    /// What exists in memory only.
+    pub(super) fn delayed(&self) -> &Delayed {
+        &self.state.delayed
+    }
+    /// Does it ask for extents of at least its hint's size?
+    pub(super) fn has_extent_hint(&self) -> bool {
+        self.state.core.flags.contains(Flags::EXTSIZE)
+    }
     /// The fork, if there is one.
     pub(super) fn fork(&self) -> Option<&Fork> {
         self.state.fork(self.kind)
@@ -101,31 +147,36 @@ impl Locked<'_> {
     /// The fork's extents; none if it is of another kind.
     pub(super) fn extents(&self) -> &ExtentList {
         match self.fork() {
-            Some(Fork::Extents(list)) => list,
+            Some(Fork::Extents(extents)) => &extents.list,
             _ => &NO_EXTENTS,
         }
     }
 }
 
 impl Inode {
+    /// Where an inode lies: its cluster, and the byte in it.
+    pub(super) fn place(geometry: &super::Geometry, ino: Ino) -> Option<(Run, usize)> {
+        let (ag, block, slot) = geometry.locate_inode(ino)?;
+        let (start, blocks) = geometry.inode_cluster(block);
+        let run =
+            Run { sector: geometry.ag_sector(ag, start), bytes: blocks << geometry.block_log };
+        let at = (((block.0 - start.0) as usize) << geometry.block_log)
+            + ((slot as usize) << geometry.inode_log);
+        Some((run, at))
+    }
     /// Read and check an inode.
     ///
     /// # Errors
     /// I/O errors; damage, which includes an inode that is not in use.
-    pub(super) fn read(mount: Arc<Mount>, ino: Ino) -> Result<Self> {
+    pub(super) fn read(mount: Arc<Mount>, ino: Ino) -> Result<Arc<Self>> {
         let corrupt =
             |reason: String| Corruption { structure: "inode", location: format!("{ino}"), reason };
         let geometry = mount.geometry();
-        let Some((ag, block, slot)) = geometry.locate_inode(ino) else {
+        let Some((run, at)) = Self::place(geometry, ino) else {
             return Err(corrupt("there is no such inode number".into()).into());
         };
-        let (start, blocks) = geometry.inode_cluster(block);
-        let run =
-            Run { sector: geometry.ag_sector(ag, start), bytes: blocks << geometry.block_log };
         let buffer = mount.buffers().read(&[run], &[BlockKind::Inodes])?;
         let contents = buffer.read();
-        let at = (((block.0 - start.0) as usize) << geometry.block_log)
-            + ((slot as usize) << geometry.inode_log);
         let Some(bytes) = contents.get(at..at + geometry.inode_bytes()) else {
             return Err(corrupt("it lies outside its cluster".into()).into());
         };
@@ -143,14 +194,29 @@ impl Inode {
         let data = fork_from(core.format, data, core.size as usize);
         let attr = core.attr_format.map(|format| fork_from(format, attr, attr.len()));
         drop(contents);
-        Ok(Self {
+        Ok(Self::new(mount, ino, core, data, attr))
+    }
+    /// An inode in memory.
+    pub(super) fn new(
+        mount: Arc<Mount>,
+        ino: Ino,
+        core: InodeCore,
+        data: Fork,
+        attr: Option<Fork>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
             ino,
             generation: core.generation,
             file_type: core.file_type,
             size: AtomicU64::new(core.size),
+            eof: AtomicU64::new(core.size),
             data_sequence: AtomicU64::new(1),
             attr_sequence: AtomicU64::new(1),
-            state: RwLock::new(&ILOCK, State { core, data, attr }),
+            cow_sequence: AtomicU64::new(1),
+            times_pending: AtomicBool::new(false),
+            state: RwLock::new(&ILOCK, State { core, data, attr, delayed: Delayed::default() }),
+            item: Mutex::new(&BUFFER_ITEM, InodeItem::default()),
+            me: me.clone(),
             mount,
         })
     }
@@ -174,12 +240,36 @@ impl Inode {
     pub const fn mount(&self) -> &Arc<Mount> {
         &self.mount
     }
+    /// Remember the size that is on disk, for who takes no lock.
+    pub(super) fn publish_size(&self, size: u64) {
+        self.size.store(size, Ordering::Release);
+    }
+    /// Bytes with what is in the page cache only.
+    pub(super) fn eof(&self) -> u64 {
+        self.eof.load(Ordering::Acquire)
+    }
+    /// The size in memory has changed.
+    pub(super) fn note_eof(&self, size: u64) {
+        self.eof.store(size, Ordering::Release);
+    }
+    fn sequence_of(&self, kind: ForkKind) -> &AtomicU64 {
+        match kind {
+            ForkKind::Data => &self.data_sequence,
+            ForkKind::Attr => &self.attr_sequence,
+            ForkKind::Cow => &self.cow_sequence,
+        }
+    }
     /// The sequence of a fork. Takes no lock.
     pub fn sequence(&self, kind: ForkKind) -> u64 {
-        match kind {
-            ForkKind::Data => self.data_sequence.load(Ordering::Acquire),
-            ForkKind::Attr => self.attr_sequence.load(Ordering::Acquire),
-        }
+        self.sequence_of(kind).load(Ordering::Acquire)
+    }
+    /// A fork's extents are about to change; `ILOCK` is held exclusive.
+    pub(super) fn bump_sequence(&self, kind: ForkKind) {
+        self.sequence_of(kind).fetch_add(1, Ordering::AcqRel);
+    }
+    /// Lock exclusive.
+    pub(super) fn lock_exclusive(&self) -> LockedInode<'_> {
+        LockedInode::new(self, self.state.write())
     }
     /// May it share blocks with other files?
     pub fn is_reflink(&self) -> bool {
@@ -232,7 +322,10 @@ impl Inode {
         }
     }
     fn load_extents(&self, kind: ForkKind) -> Result<()> {
-        let mut state = self.state.write();
+        self.load_into(&mut self.state.write(), kind)
+    }
+    /// Load a fork's extents if they are not; `ILOCK` is held exclusive.
+    pub(super) fn load_into(&self, state: &mut State, kind: ForkKind) -> Result<()> {
         let Some(Fork::Raw(format, bytes)) = state.fork(kind) else { return Ok(()) };
         let core = &state.core;
         let source = ForkSource {
@@ -243,15 +336,15 @@ impl Inode {
             count: match kind {
                 ForkKind::Data => core.extents,
                 ForkKind::Attr => u64::from(core.attr_extents),
+                ForkKind::Cow => 0,
             },
             unwritten: kind == ForkKind::Data && self.file_type == FileType::Regular,
         };
         let list = extents::load(&source, self.mount.geometry(), self.mount.buffers())?;
         // Nothing was mapped from this fork yet, so no map can go stale by this.
-        let loaded = Fork::Extents(list);
-        match kind {
-            ForkKind::Data => state.data = loaded,
-            ForkKind::Attr => state.attr = Some(loaded),
+        let root = (*format == Format::Btree).then(|| bytes.to_vec());
+        if let Some(fork) = state.fork_mut(kind) {
+            *fork = Fork::Extents(ForkExtents { list, root });
         }
         Ok(())
     }
@@ -270,7 +363,7 @@ impl Drop for Inode {
 fn fork_from(format: Format, bytes: &[u8], used: usize) -> Fork {
     match format {
         Format::Device => Fork::Device(be32(bytes, 0).unwrap_or(0)),
-        Format::Local => Fork::Local(bytes[..used.min(bytes.len())].into()),
+        Format::Local => Fork::Local(bytes[..used.min(bytes.len())].to_vec()),
         Format::Extents | Format::Btree => Fork::Raw(format, bytes.into()),
     }
 }

@@ -1,29 +1,28 @@
 //! Files' extents as maps for the iomap layer.
 //!
-//! Until there is a write path, the only write is the overwrite of written, unshared
-//! blocks below EOF. What would need more is refused with [`Error::ReadOnly`], for the
-//! whole range before its first byte changes ([`Ops::prepare_write`]).
+//! A map is what a range of the file is *just now*: its cookie says which state of the
+//! forks it was read from, both read under one hold of `ILOCK`. Maps of files that may
+//! share blocks depend on the copy-on-write fork too: on what it holds, and on what it
+//! does not.
+//!
+//! Owns: answers to the iomap layer. Does not own: how extents change (`bmap`, `truncate`,
+//! `fallocate`, `reflink`). Locks: `ILOCK`, shared to look, exclusive to reserve; the
+//! lock of a group's trees to ask who shares a block.
 
-use super::extents::ExtentList;
-use super::inode::{ForkKind, Inode, Locked};
+use core::ops::Range;
+
+use super::bmap::{self, Delalloc, ExtentList, Wanted, extents_of, punch_reserved};
+use super::inode::{ForkKind, Inode, Locked, State};
 use super::ondisk::bmbt::Extent;
+use super::ondisk::inode::Flags2;
+use super::ondisk::superblock::RoCompat;
 use super::types::{FileBlock, FileType};
 use crate::block::Sector;
 use crate::error::{Error, Result};
-use crate::iomap::{Cookie, Iomap, MapFlags, MapKind, Ops, Purpose};
+use crate::iomap::{Cookie, Iomap, Layout, MapFlags, MapKind, Ops, Purpose, ReservedFork};
 
 /// Files end below this.
-const MAX_BYTES: u64 = 1 << 63;
-
-/// Why a write is refused.
-mod refused {
-    pub const MOUNT: &str = "the file system is mounted read-only";
-    pub const HOLE: &str = "the write touches a hole, and blocks cannot be allocated yet";
-    pub const UNWRITTEN: &str =
-        "the write touches an unwritten extent, and extents cannot be converted yet";
-    pub const SHARED: &str = "the write touches a shared extent, and it cannot be unshared yet";
-    pub const EOF: &str = "the write goes beyond the end of the file, which cannot grow yet";
-}
+pub(super) const MAX_BYTES: u64 = 1 << 63;
 
 /// An extent of a file as `fiemap` reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,94 +33,166 @@ pub struct FileExtent {
     pub last: bool,
 }
 
+/// What covers a file block, or the hole that does.
+#[derive(Clone, Copy, Debug)]
+enum Found {
+    Real(Extent),
+    Reserved(Delalloc),
+    Hole { start: FileBlock, end: FileBlock },
+}
+
+/// What a fork has at `block`.
+fn find(extents: &ExtentList, reserved: &bmap::Reserved, block: FileBlock) -> Found {
+    let next = extents.at_or_after(block);
+    if let Some(extent) = next.filter(|e| e.offset <= block) {
+        return Found::Real(*extent);
+    }
+    let next_reserved = reserved.at_or_after(block);
+    if let Some(d) = next_reserved.filter(|d| d.offset <= block) {
+        return Found::Reserved(d);
+    }
+    let start = extents.before(block).map_or(FileBlock(0), Extent::end);
+    let start = start.max(reserved.before(block).map_or(FileBlock(0), |d| d.end()));
+    let end = next.map_or(FileBlock(u64::MAX), |e| e.offset);
+    let end = end.min(next_reserved.map_or(FileBlock(u64::MAX), |d| d.offset));
+    Found::Hole { start, end }
+}
+
+/// What has to be done for a write before there is a map for it.
+enum Missing {
+    /// Nothing is there.
+    Hole,
+    /// The blocks are shared, as far as here.
+    Copy(FileBlock),
+    /// Reserved, where blocks are needed.
+    Delalloc(ForkKind),
+}
+
+type Outcome = core::result::Result<Iomap, Missing>;
+
 impl Inode {
     fn shift(&self) -> u32 {
         self.mount().geometry().block_log
     }
-    fn cookie(&self, kind: ForkKind) -> Cookie {
-        Cookie { data: self.sequence(kind), cow: None }
-    }
-    /// The map at `pos`: an extent, or the hole between two. `ILOCK` is held.
-    fn map_at(&self, extents: &ExtentList, pos: u64, kind: ForkKind) -> Iomap {
+    /// First block of bytes `pos..`, and the one behind the last.
+    fn blocks(&self, pos: u64, len: u64) -> Range<FileBlock> {
         let shift = self.shift();
-        let block = FileBlock(pos >> shift);
-        let index = extents.search(block);
-        let cookie = self.cookie(kind);
-        let flags = MapFlags::empty();
-        match extents.all().get(index) {
-            Some(extent) if extent.offset <= block => {
+        let end = pos.saturating_add(len).min(MAX_BYTES);
+        FileBlock(pos >> shift)..FileBlock(end.div_ceil(1 << shift))
+    }
+    /// For maps of the data fork; a file that may share blocks depends on both forks.
+    fn cookie(&self, state: &State, kind: ForkKind) -> Cookie {
+        let both = kind == ForkKind::Data
+            && (state.core.flags2.contains(Flags2::REFLINK) || state.delayed.has_cow());
+        let cow = both.then(|| self.sequence(ForkKind::Cow));
+        Cookie { data: self.sequence(kind), cow }
+    }
+    /// The map of blocks `start..end`, of which `found` is what lies there.
+    fn iomap(&self, found: Found, cookie: Cookie) -> Iomap {
+        let shift = self.shift();
+        let (start, end, kind) = match found {
+            Found::Real(extent) => {
                 let addr = self.mount().geometry().sector(extent.block);
-                Iomap {
-                    offset_bytes: extent.offset.0 << shift,
-                    length_bytes: u64::from(extent.count) << shift,
-                    kind: if extent.unwritten {
-                        MapKind::Unwritten { addr }
-                    } else {
-                        MapKind::Written { addr }
-                    },
-                    flags,
-                    cookie,
-                }
+                let kind = if extent.unwritten {
+                    MapKind::Unwritten { addr }
+                } else {
+                    MapKind::Written { addr }
+                };
+                (extent.offset, extent.end(), kind)
             }
-            next => {
-                let before = index.checked_sub(1).and_then(|i| extents.all().get(i));
-                let start = before.map_or(0, |e| e.end().0 << shift);
-                let end = next.map_or(MAX_BYTES, |e| e.offset.0 << shift).min(MAX_BYTES);
-                Iomap {
-                    offset_bytes: start,
-                    length_bytes: end.saturating_sub(start).max(1 << shift),
-                    kind: MapKind::Hole,
-                    flags,
-                    cookie,
-                }
-            }
-        }
-    }
-    /// Cut the map down to the part around `pos` that is all shared or all not, as far
-    /// as `end`, and say which.
-    fn trim_to_shared(&self, map: Iomap, pos: u64, end: u64) -> Result<Iomap> {
-        let (MapKind::Written { addr } | MapKind::Unwritten { addr }) = map.kind else {
-            return Ok(map);
+            Found::Reserved(d) => (d.offset, d.end(), MapKind::Delalloc),
+            Found::Hole { start, end } => (start, end, MapKind::Hole),
         };
-        let shift = self.shift();
-        let geometry = self.mount().geometry();
-        let into = (pos - map.offset_bytes) >> shift;
-        let stop = end.min(map.end_bytes()).max(pos + 1);
-        let count = (stop - map.offset_bytes).div_ceil(1 << shift) - into;
-        let addr = Sector(addr.0 + into * geometry.sectors_per_block());
-        let (run, shared) = self.mount().shared_run(geometry.block_at(addr), count)?;
-        let offset_bytes = map.offset_bytes + (into << shift);
-        Ok(Iomap {
+        let offset_bytes = start.0 << shift;
+        let end_bytes = if end.0 >= MAX_BYTES >> shift { MAX_BYTES } else { end.0 << shift };
+        Iomap {
             offset_bytes,
-            length_bytes: run << shift,
-            kind: match map.kind {
-                MapKind::Unwritten { .. } => MapKind::Unwritten { addr },
-                _ => MapKind::Written { addr },
-            },
-            flags: if shared { map.flags | MapFlags::SHARED } else { map.flags },
-            cookie: map.cookie,
-        })
+            length_bytes: end_bytes.saturating_sub(offset_bytes).max(1 << shift),
+            kind,
+            flags: MapFlags::empty(),
+            cookie,
+        }
     }
-    /// The map for overwriting what is at `pos`, looking no further than `end`.
-    fn map_for_overwrite(&self, locked: &Locked<'_>, pos: u64, end: u64) -> Result<Iomap> {
-        let map = self.map_at(locked.extents(), pos, ForkKind::Data);
-        match map.kind {
-            MapKind::Hole | MapKind::Delalloc => return Err(Error::ReadOnly(refused::HOLE)),
-            MapKind::Unwritten { .. } => return Err(Error::ReadOnly(refused::UNWRITTEN)),
-            MapKind::Written { .. } => {}
+    /// The map at `pos` as readers see it. `ILOCK` is held.
+    fn map_at(&self, locked: &Locked<'_>, pos: u64, kind: ForkKind) -> Iomap {
+        let block = FileBlock(pos >> self.shift());
+        let none = bmap::Reserved::new();
+        let reserved =
+            if kind == ForkKind::Data { &locked.delayed().data } else { &none };
+        let cookie = self.cookie(locked.state(), kind);
+        self.iomap(find(locked.extents(), reserved, block), cookie)
+    }
+    /// Cut a map to the part within these blocks, which it overlaps.
+    fn clip(&self, map: Iomap, range: Range<FileBlock>) -> Iomap {
+        let shift = self.shift();
+        let most = MAX_BYTES >> shift;
+        let start = map.offset_bytes.max(range.start.0.min(most) << shift);
+        let end = map.end_bytes().min(range.end.0.min(most) << shift);
+        let into = (start - map.offset_bytes) / crate::block::SECTOR_SIZE;
+        let moved = |addr: Sector| Sector(addr.0 + into);
+        Iomap {
+            offset_bytes: start,
+            length_bytes: end.saturating_sub(start),
+            kind: match map.kind {
+                MapKind::Written { addr } => MapKind::Written { addr: moved(addr) },
+                MapKind::Unwritten { addr } => MapKind::Unwritten { addr: moved(addr) },
+                other => other,
+            },
+            ..map
         }
-        if !locked.core().flags2.contains(super::ondisk::inode::Flags2::REFLINK) {
-            return Ok(map);
+    }
+    /// How far the blocks of `extent` from `at` on are alike in being shared or not, as
+    /// far as `end`, and which.
+    fn shared_at(
+        &self,
+        extent: &Extent,
+        at: FileBlock,
+        end: FileBlock,
+    ) -> Result<(FileBlock, bool)> {
+        let part = extent.clip(at..end);
+        let (ag, _) = self.mount().geometry().split(part.block);
+        let _stable = self.mount().lock_agf(ag);
+        let (run, shared) = self.mount().shared_run(part.block, u64::from(part.count))?;
+        Ok((FileBlock(at.0 + run), shared))
+    }
+    /// The map for a buffered write of `range`, if nothing has to be reserved for it.
+    fn look_for_write(&self, state: &State, extents: &ExtentList, range: &Range<FileBlock>) -> Result<Outcome> {
+        let at = range.start;
+        let cookie = self.cookie(state, ForkKind::Data);
+        let found = find(extents, &state.delayed.data, at);
+        let Found::Real(extent) = found else {
+            let map = self.iomap(found, cookie);
+            return Ok(if map.kind == MapKind::Hole { Err(Missing::Hole) } else { Ok(map) });
+        };
+        let whole = self.iomap(found, cookie);
+        if !state.core.flags2.contains(Flags2::REFLINK) {
+            return Ok(Ok(whole));
         }
-        let map = self.trim_to_shared(map, pos, end)?;
-        if map.flags.contains(MapFlags::SHARED) {
-            return Err(Error::ReadOnly(refused::SHARED));
+        let copy = match find(&state.delayed.cow, &state.delayed.cow_reserved, at) {
+            Found::Real(copy) => Ok(copy.end()),
+            Found::Reserved(copy) => Ok(copy.end()),
+            Found::Hole { end, .. } => Err(end),
+        };
+        match copy {
+            Ok(end) => {
+                let mut map = self.clip(whole, at..end);
+                map.flags |= MapFlags::SHARED;
+                Ok(Ok(map))
+            }
+            Err(next) => {
+                let stop = next.min(range.end).min(extent.end());
+                if extent.unwritten {
+                    return Ok(Ok(self.clip(whole, at..stop)));
+                }
+                let (end, shared) = self.shared_at(&extent, at, stop)?;
+                let copy = Err(Missing::Copy(end));
+                Ok(if shared { copy } else { Ok(self.clip(whole, at..end)) })
+            }
         }
-        Ok(map)
     }
     fn check_writable(&self) -> Result<()> {
         if self.mount().readonly() {
-            return Err(Error::ReadOnly(refused::MOUNT));
+            return Err(Error::ReadOnly("the file system is mounted read-only"));
         }
         match self.file_type() {
             FileType::Regular => Ok(()),
@@ -129,18 +200,145 @@ impl Inode {
             _ => Err(Error::Invalid("not a regular file")),
         }
     }
+    /// A map for a buffered write, a store or zeros; space is reserved where needed.
     fn begin_write(&self, pos: u64, len: u64, purpose: Purpose) -> Result<Iomap> {
         self.check_writable()?;
-        let block = 1u64 << self.shift();
-        let size = self.size();
-        // A folio at EOF is mapped as a whole: to the end of the last block.
-        let limit = if purpose == Purpose::Fault { size.next_multiple_of(block) } else { size };
-        if pos >= limit {
-            return Err(Error::ReadOnly(refused::EOF));
+        let range = self.blocks(pos, len);
+        {
+            let locked = self.lock(ForkKind::Data)?;
+            match self.look_for_write(locked.state(), locked.extents(), &range)? {
+                Ok(map) => return Ok(map),
+                Err(Missing::Hole) if purpose == Purpose::Zero => {
+                    return Ok(self.map_at(&locked, pos, ForkKind::Data));
+                }
+                Err(_) => {}
+            }
+            let hint = u64::from(locked.core().extsize);
+            if locked.has_extent_hint() && purpose != Purpose::Fault && hint > 1 {
+                drop(locked);
+                return self.begin_aligned(pos, len, hint);
+            }
         }
-        let end = pos.saturating_add(len).min(limit);
-        let locked = self.lock(ForkKind::Data)?;
-        self.map_for_overwrite(&locked, pos, end)
+        let mut ip = self.lock_exclusive();
+        ip.load(ForkKind::Data)?;
+        let missing = match self.look_for_write(&ip, extents_of(&ip, ForkKind::Data), &range)? {
+            Ok(map) => return Ok(map),
+            Err(missing) => missing,
+        };
+        let end = pos.saturating_add(len);
+        let (fresh, flags) = match missing {
+            Missing::Copy(stop) => {
+                let part = range.start..stop;
+                (self.reserve_some(&mut ip, ForkKind::Cow, part)?, MapFlags::SHARED)
+            }
+            Missing::Hole | Missing::Delalloc(_) => {
+                let appends = purpose == Purpose::Write && end > self.eof();
+                let appends_to = appends.then_some(end);
+                let wanted = Wanted { range, appends_to };
+                (self.reserve_hole(&mut ip, &wanted)?, MapFlags::empty())
+            }
+        };
+        // The map ends where this call's reservation does: what was there before is not new.
+        let cookie = self.cookie(&ip, ForkKind::Data);
+        let lies = find(extents_of(&ip, ForkKind::Data), &ip.delayed.data, fresh.start);
+        let mut map = self.clip(self.iomap(lies, cookie), fresh);
+        map.flags |= flags;
+        if purpose != Purpose::Fault {
+            map.flags |= MapFlags::NEW;
+        }
+        Ok(map)
+    }
+    /// A map for a write to a file that asks for large aligned extents: they are
+    /// allocated at once, as unwritten.
+    fn begin_aligned(&self, pos: u64, len: u64, hint: u64) -> Result<Iomap> {
+        let range = self.blocks(pos, len);
+        let start = FileBlock(range.start.0 / hint * hint);
+        let end = FileBlock(range.end.0.next_multiple_of(hint).min(MAX_BYTES >> self.shift()));
+        loop {
+            let at = {
+                let locked = self.lock(ForkKind::Data)?;
+                let extents = locked.extents();
+                match self.look_for_write(locked.state(), extents, &range)? {
+                    Ok(map) => return Ok(map),
+                    Err(Missing::Copy(_) | Missing::Delalloc(_)) => None,
+                    Err(Missing::Hole) => Some(extents.before(range.start).map_or(start, |e| e.end().max(start))),
+                }
+            };
+            match at {
+                Some(at) => self.allocate_hole(at..end)?,
+                None => return self.begin_copy(&range),
+            };
+        }
+    }
+    /// Reserve copies for the shared blocks at the start of `range`.
+    fn begin_copy(&self, range: &Range<FileBlock>) -> Result<Iomap> {
+        let mut ip = self.lock_exclusive();
+        ip.load(ForkKind::Data)?;
+        let missing = match self.look_for_write(&ip, extents_of(&ip, ForkKind::Data), range)? {
+            Ok(map) => return Ok(map),
+            Err(missing) => missing,
+        };
+        let Missing::Copy(stop) = missing else { return Err(Error::Busy) };
+        let fresh = self.reserve_some(&mut ip, ForkKind::Cow, range.start..stop)?;
+        let cookie = self.cookie(&ip, ForkKind::Data);
+        let lies = find(extents_of(&ip, ForkKind::Data), &ip.delayed.data, fresh.start);
+        let mut map = self.clip(self.iomap(lies, cookie), fresh);
+        map.flags |= MapFlags::SHARED | MapFlags::NEW;
+        Ok(map)
+    }
+    /// The map for data that goes to disk now: of the copy-on-write fork first. `Err` with
+    /// what has to be allocated before.
+    fn look_for_disk(&self, locked: &Locked<'_>, at: FileBlock) -> Outcome {
+        let delayed = locked.delayed();
+        let cookie = self.cookie(locked.state(), ForkKind::Data);
+        let next_copy = match find(&delayed.cow, &delayed.cow_reserved, at) {
+            copy @ Found::Real(_) => {
+                let mut map = self.iomap(copy, cookie);
+                map.flags |= MapFlags::SHARED;
+                return Ok(map);
+            }
+            Found::Reserved(_) => return Err(Missing::Delalloc(ForkKind::Cow)),
+            Found::Hole { end, .. } => end,
+        };
+        let found = find(locked.extents(), &delayed.data, at);
+        if let Found::Reserved(_) = found {
+            return Err(Missing::Delalloc(ForkKind::Data));
+        }
+        Ok(self.clip(self.iomap(found, cookie), at..next_copy))
+    }
+    /// A map for a direct write: blocks are allocated where there are none.
+    fn begin_direct(&self, pos: u64, len: u64) -> Result<Iomap> {
+        self.check_writable()?;
+        let range = self.blocks(pos, len);
+        loop {
+            let missing = {
+                let locked = self.lock(ForkKind::Data)?;
+                match self.look_for_disk(&locked, range.start) {
+                    Ok(map) if map.flags.contains(MapFlags::SHARED) => return Ok(map),
+                    Ok(Iomap { kind: MapKind::Hole, .. }) => Missing::Hole,
+                    Ok(_) => {
+                        let extents = locked.extents();
+                        match self.look_for_write(locked.state(), extents, &range)? {
+                            Ok(map) => return Ok(map),
+                            Err(missing) => missing,
+                        }
+                    }
+                    Err(missing) => missing,
+                }
+            };
+            match missing {
+                Missing::Hole => {
+                    self.allocate_hole(range.clone())?;
+                }
+                Missing::Delalloc(fork) => self.allocate_delalloc(fork, range.start)?,
+                Missing::Copy(_) => {
+                    let map = self.begin_copy(&range)?;
+                    if map.flags.contains(MapFlags::NEW) {
+                        self.allocate_delalloc(ForkKind::Cow, range.start)?;
+                    }
+                }
+            }
+        }
     }
     /// Visit the extents of a fork that touch `len` bytes from `pos` on, in order, until
     /// `each` returns false. Runs of shared blocks are told apart and flagged. No lock
@@ -169,17 +367,25 @@ impl Inode {
     fn next_extent(&self, kind: ForkKind, at: u64) -> Result<Option<(Iomap, bool)>> {
         let locked = self.lock(kind)?;
         let shift = self.shift();
-        let list = locked.extents();
-        let Some(&extent) = list.at_or_after(FileBlock(at >> shift)) else { return Ok(None) };
-        let start = at.max(extent.offset.0 << shift);
-        let mut map = self.map_at(list, start, kind);
-        let reflink = locked.core().flags2.contains(super::ondisk::inode::Flags2::REFLINK);
-        if kind == ForkKind::Data && reflink {
-            // Back to the start of the block, so that runs follow each other.
-            let start = start & !((1 << shift) - 1);
-            map = self.trim_to_shared(map, start, map.end_bytes())?;
+        let mut map = self.map_at(&locked, at, kind);
+        if map.kind == MapKind::Hole {
+            if map.end_bytes() >= MAX_BYTES {
+                return Ok(None);
+            }
+            map = self.map_at(&locked, map.end_bytes(), kind);
         }
-        let last = map.end_bytes() >= list.end().0 << shift;
+        let block = FileBlock(at.max(map.offset_bytes) >> shift);
+        let real = locked.extents().at(block).filter(|e| !e.unwritten);
+        if let Some(extent) = real
+            && kind == ForkKind::Data
+            && locked.core().flags2.contains(Flags2::REFLINK)
+        {
+            let (end, shared) = self.shared_at(extent, block, extent.end())?;
+            map = self.clip(map, block..end);
+            map.flags.set(MapFlags::SHARED, shared);
+        }
+        let reserved = if kind == ForkKind::Data { locked.delayed().data.end().0 } else { 0 };
+        let last = map.end_bytes() >= locked.extents().end().0.max(reserved) << shift;
         Ok(Some((map, last)))
     }
     /// A map of the attribute fork at byte `pos` of its address space.
@@ -188,19 +394,23 @@ impl Inode {
     /// I/O errors and damage.
     pub fn attr_map(&self, pos: u64) -> Result<Iomap> {
         let locked = self.lock(ForkKind::Attr)?;
-        Ok(self.map_at(locked.extents(), pos.min(MAX_BYTES - 1), ForkKind::Attr))
+        Ok(self.map_at(&locked, pos.min(MAX_BYTES - 1), ForkKind::Attr))
     }
-    /// Copies of all extents of a fork.
+    /// Copies of all extents of a fork that lie on disk.
     ///
     /// # Errors
     /// I/O errors and damage, no memory.
     pub fn all_extents(&self, kind: ForkKind) -> Result<alloc::vec::Vec<Extent>> {
         let locked = self.lock(kind)?;
         let mut copy = alloc::vec::Vec::new();
-        let all = locked.extents().all();
-        copy.try_reserve_exact(all.len()).map_err(|_| Error::NoMemory)?;
-        copy.extend_from_slice(all);
+        copy.try_reserve_exact(locked.extents().len()).map_err(|_| Error::NoMemory)?;
+        copy.extend(locked.extents().iter());
         Ok(copy)
+    }
+    /// Blocks that are reserved for this file and not allocated: data, then copies.
+    pub fn delalloc_blocks(&self) -> (u64, u64) {
+        let state = self.state.read();
+        (state.delayed.data.blocks(), state.delayed.cow_reserved.blocks())
     }
 }
 
@@ -215,39 +425,118 @@ impl Ops for Inode {
         match purpose {
             Purpose::Read => {
                 let locked = self.lock(ForkKind::Data)?;
-                Ok(self.map_at(locked.extents(), pos, ForkKind::Data))
+                Ok(self.map_at(&locked, pos, ForkKind::Data))
             }
-            Purpose::Write | Purpose::Fault | Purpose::DirectWrite | Purpose::Zero => {
-                self.begin_write(pos, len, purpose)
-            }
+            Purpose::Write | Purpose::Fault | Purpose::Zero => self.begin_write(pos, len, purpose),
+            Purpose::DirectWrite => self.begin_direct(pos, len),
         }
     }
     fn is_valid(&self, map: &Iomap) -> bool {
-        map.cookie == self.cookie(ForkKind::Data)
+        map.cookie.data == self.sequence(ForkKind::Data)
+            && map.cookie.cow.is_none_or(|cow| cow == self.sequence(ForkKind::Cow))
     }
     fn prepare_write(&self, pos: u64, len: u64) -> Result<()> {
         self.check_writable()?;
-        let Some(end) = pos.checked_add(len).filter(|&end| end <= MAX_BYTES) else {
-            return Err(Error::TooBig);
+        pos.checked_add(len).filter(|&end| end < MAX_BYTES).map(|_| ()).ok_or(Error::TooBig)
+    }
+    fn punch_delalloc(&self, range: Range<u64>, fork: ReservedFork) -> Result<()> {
+        let kind = match fork {
+            ReservedFork::Data => ForkKind::Data,
+            ReservedFork::Cow => ForkKind::Cow,
         };
-        if len == 0 {
-            return Ok(());
-        }
-        if end > self.size() {
-            return Err(Error::ReadOnly(refused::EOF));
-        }
-        let locked = self.lock(ForkKind::Data)?;
-        let mut at = pos;
-        while at < end {
-            at = self.map_for_overwrite(&locked, at, end)?.end_bytes();
+        let shift = self.shift();
+        let blocks = FileBlock(range.start.div_ceil(1 << shift))..FileBlock(range.end >> shift);
+        if blocks.start < blocks.end {
+            punch_reserved(&mut self.lock_exclusive(), kind, blocks);
         }
         Ok(())
     }
-    fn writeback_map(&self, pos: u64, cached: Option<&Iomap>) -> Result<Iomap> {
-        if let Some(map) = cached.filter(|map| map.contains(pos) && self.is_valid(map)) {
-            return Ok(*map);
+    fn writeback_map(&self, pos: u64, _len: u64) -> Result<Iomap> {
+        let at = FileBlock(pos >> self.shift());
+        loop {
+            let missing = match self.look_for_disk(&self.lock(ForkKind::Data)?, at) {
+                Ok(map) => return Ok(map),
+                Err(missing) => missing,
+            };
+            if let Missing::Delalloc(fork) = missing {
+                self.allocate_delalloc(fork, at)?;
+            }
         }
-        let locked = self.lock(ForkKind::Data)?;
-        self.map_for_overwrite(&locked, pos, MAX_BYTES)
+    }
+    fn disk_size(&self) -> u64 {
+        self.size()
+    }
+    fn writeback_done(&self, map: &Iomap, pos: u64, len: u64, size: u64) -> Result<()> {
+        let range = self.blocks(pos, len);
+        match map.kind {
+            _ if map.flags.contains(MapFlags::SHARED) => self.end_cow(range, size),
+            MapKind::Unwritten { .. } => self.convert_written(range, size),
+            _ if size > self.size() => self.log_size(size),
+            _ => Ok(()),
+        }
+    }
+    fn writeback_failed(&self, map: &Iomap, pos: u64, len: u64) {
+        if map.flags.contains(MapFlags::SHARED)
+            && let Err(e) = self.cancel_cow(self.blocks(pos, len))
+        {
+            log::error!("{}: copies that failed stay set aside: {e}", self.ino());
+        }
+    }
+    fn size_changed(&self, size: u64) {
+        self.note_eof(size);
+    }
+}
+
+impl Inode {
+    /// Whole blocks: what the caller promises.
+    fn whole_blocks(&self, range: &Range<u64>) -> Range<FileBlock> {
+        let shift = self.shift();
+        FileBlock(range.start.div_ceil(1 << shift))..FileBlock(range.end >> shift)
+    }
+}
+
+impl Layout for Inode {
+    fn set_size(&self, size: u64, cut: bool) -> Result<()> {
+        self.check_writable()?;
+        self.resize(size, cut)
+    }
+    fn preallocate(&self, range: Range<u64>) -> Result<()> {
+        self.check_writable()?;
+        // Bytes, whose blocks are all wanted.
+        self.fill_holes(self.blocks(range.start, range.end - range.start))?;
+        self.log_layout(true)
+    }
+    fn punch(&self, range: Range<u64>) -> Result<()> {
+        self.check_writable()?;
+        self.punch_blocks(self.whole_blocks(&range))?;
+        self.log_layout(false)
+    }
+    fn zero_blocks(&self, range: Range<u64>) -> Result<()> {
+        self.check_writable()?;
+        self.zero_extents(self.whole_blocks(&range))?;
+        self.log_layout(true)
+    }
+    fn collapse(&self, range: Range<u64>) -> Result<()> {
+        self.check_writable()?;
+        self.collapse_blocks(self.whole_blocks(&range))?;
+        self.log_layout(false)
+    }
+    fn insert(&self, range: Range<u64>) -> Result<()> {
+        self.check_writable()?;
+        self.insert_blocks(self.whole_blocks(&range))?;
+        self.log_layout(false)
+    }
+    fn share(&self, source: &Self, range: Range<u64>, at: u64) -> Result<()> {
+        self.check_writable()?;
+        source.check_writable()?;
+        let blocks = self.blocks(range.start, range.end - range.start);
+        self.share_blocks(source, blocks, FileBlock(at >> self.shift()))?;
+        self.log_layout(false)
+    }
+    fn can_share(&self) -> bool {
+        self.mount().geometry().ro_compat.contains(RoCompat::REFLINK)
+    }
+    fn trim_eof(&self) -> Result<()> {
+        self.trim_behind_eof()
     }
 }

@@ -39,20 +39,38 @@
 //! `INODE_CACHE` (the two tables).
 
 pub mod ag;
+pub mod alloc;
 pub mod attr;
+pub mod bmap;
 pub mod btree;
 pub mod buf;
+pub mod check;
+pub mod buf_item;
 mod da;
+pub mod counters;
+pub mod defer;
+mod perag;
+pub mod rmap;
+pub mod refcount;
+pub mod reservation;
+mod times;
+pub mod trans;
 pub mod dir;
 pub mod extents;
 pub mod features;
 pub mod geometry;
+mod ialloc;
 pub mod inode;
+mod inode_item;
 pub mod log;
 pub mod map;
 pub mod mount;
+pub mod namespace;
 pub mod ondisk;
 mod symlink;
+mod fallocate;
+mod reflink;
+mod truncate;
 pub mod types;
 
 pub use geometry::Geometry;

@@ -4,23 +4,31 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 use core::fmt;
 
 use holdfast_sync::Mutex;
+use holdfast_sync::atomic::{AtomicU64, Ordering};
 
 use super::buf::{BufferCache, ReadError};
+use super::counters::Counters;
 use super::features;
 use super::geometry::Geometry;
 use super::inode::Inode;
-use super::log::LogDevice;
-use super::log::head::{LogState, inspect};
+use super::log::head::{Found, LogState};
+use super::log::item::{CommitSeq, Journal};
+use super::log::{Log, recovery};
 use super::ondisk::be32;
+use super::ondisk::block::BlockKind;
 use super::ondisk::superblock::{self, Superblock, version};
-use super::types::{FileType, Ino, StatFs};
+use super::perag::Perag;
+use super::reservation::Reservations;
+use super::trans::Trans;
+use super::types::{AgNumber, FileType, Ino, StatFs, Timestamp};
 use crate::block::{BioFlags, IoError, Queue, SECTOR_SIZE, Sector};
 use crate::error::{Corruption, Error, Result};
-use crate::locks::INODE_CACHE;
-use crate::platform::Memory;
+use crate::locks::{INODE_CACHE, STATE};
+use crate::platform::{Environment, Memory};
 
 /// Bytes read to get at the superblock: the greatest sector we mount.
 const SUPERBLOCK_BYTES: usize = 4096;
@@ -114,6 +122,16 @@ pub struct Mount {
     readonly: bool,
     log_state: LogState,
     inodes: Mutex<InodeTable>,
+    me: Weak<Mount>,
+    /// There is none in a read-only mount.
+    log: Option<Arc<Log>>,
+    counters: Counters,
+    reservations: Reservations,
+    pub(super) perags: Vec<Perag>,
+    /// What is remembered of the groups' inodes.
+    pub(super) ialloc: super::ialloc::Groups,
+    next_intent: AtomicU64,
+    environment: Mutex<Option<Arc<dyn Environment>>>,
 }
 
 /// The inodes somebody holds.
@@ -133,8 +151,8 @@ impl Mount {
         memory: Arc<dyn Memory>,
         options: MountOptions,
     ) -> Result<Arc<Self>, MountError> {
-        let superblock = read_superblock(&queue, &*memory)?;
-        let geometry = Arc::new(Geometry::new(&superblock));
+        let mut superblock = read_superblock(&queue, &*memory)?;
+        let mut geometry = Arc::new(Geometry::new(&superblock));
         let readonly = options.readonly || queue.info().readonly;
         features::check(&superblock, readonly).map_err(MountError::Unsupported)?;
         check_device(&queue, &superblock)?;
@@ -143,20 +161,47 @@ impl Mount {
         let limit = pages
             .saturating_mul(crate::platform::PAGE_SIZE as u64)
             .clamp(BUFFER_BYTES_MIN, BUFFER_BYTES_MAX) as usize;
-        let buffers = BufferCache::new(queue.clone(), memory, geometry.clone(), limit)?;
-        let log_state = inspect(&LogDevice::new(&buffers, &geometry))?;
-        if let LogState::Dirty { reason } = &log_state {
-            if !readonly {
-                return Err(MountError::DirtyLog(reason.clone()));
+        let mut unfinished = None;
+        let (log_state, ends) = match recovery::find(&queue, &memory, &geometry)? {
+            Found::Clean(ends) => {
+                if !readonly {
+                    recovery::clear_ahead(&queue, &memory, &geometry, &ends)?;
+                }
+                (LogState::Clean { head: ends.head }, Some(ends))
             }
-            log::warn!(
-                "xfs: the log is dirty ({reason}); mounted read-only, recovery was not run: \
-                 what was logged last is missing"
-            );
-        }
-        let mount = Arc::new(Self {
+            Found::Dirty(_, reason) | Found::Unusable(reason) if readonly => {
+                log::warn!(
+                    "xfs: the log is dirty ({reason}); mounted read-only, recovery was not run: \
+                     what was logged last is missing"
+                );
+                (LogState::Dirty { reason }, None)
+            }
+            Found::Unusable(reason) => return Err(MountError::DirtyLog(reason)),
+            Found::Dirty(_, reason) => {
+                log::info!("xfs: the log is dirty ({reason}): it is recovered");
+                let recovered = recovery::recover(&queue, &memory, &geometry, &superblock)?;
+                log::info!("xfs: recovered: {:?}", recovered.statistics);
+                superblock = recovered.superblock;
+                geometry = Arc::new(Geometry::new(&superblock));
+                check_device(&queue, &superblock)?;
+                check_places(&geometry, &superblock)?;
+                unfinished = Some(recovered.intents);
+                (LogState::Clean { head: recovered.ends.head }, Some(recovered.ends))
+            }
+        };
+        let buffers = BufferCache::new(queue.clone(), memory.clone(), geometry.clone(), limit)?;
+        let log = match ends {
+            Some(ends) if !readonly => {
+                let log = Log::new(queue.clone(), memory.clone(), geometry.clone(), ends)?;
+                let journal: Arc<dyn Journal> = log.clone();
+                buffers.set_journal(Arc::downgrade(&journal));
+                Some(log)
+            }
+            _ => None,
+        };
+        let mount = Arc::new_cyclic(|me| Self {
+            me: me.clone(),
             queue,
-            geometry,
             superblock,
             buffers,
             readonly,
@@ -165,7 +210,21 @@ impl Mount {
                 &INODE_CACHE,
                 InodeTable { live: BTreeMap::new(), sweep_at: SWEEP_SLACK },
             ),
+            log,
+            counters: Counters::default(),
+            reservations: Reservations::new(&geometry),
+            perags: Perag::all(geometry.ag_count),
+            ialloc: super::ialloc::Groups::new(geometry.ag_count),
+            // No number of an intent that is still in the log.
+            next_intent: AtomicU64::new(unfinished.iter().flatten().map(|p| p.id).max().unwrap_or(0) + 1),
+            environment: Mutex::new(&STATE, None),
+            geometry,
         });
+        let sb = &mount.superblock;
+        mount.counters.set(sb.blocks_free, sb.inodes, sb.inodes_free);
+        if !readonly {
+            mount.prepare_writing(unfinished.is_some())?;
+        }
         let root = mount.inode(mount.root())?;
         if root.file_type() != FileType::Directory {
             return Err(MountError::Corrupt(Corruption {
@@ -174,7 +233,95 @@ impl Mount {
                 reason: format!("it is a {:?}, not a directory", root.file_type()),
             }));
         }
+        if let Some(intents) = unfinished {
+            recovery::finish(&mount, intents)?;
+        }
         Ok(mount)
+    }
+    /// What a mount for writing needs: exact counters, and the rest of recovery.
+    fn prepare_writing(
+        self: &Arc<Self>,
+        recovered: bool,
+    ) -> Result<(), MountError> {
+        if recovered {
+            self.recount()?;
+        }
+        super::alloc::prepare(self)?;
+        Ok(())
+    }
+    /// Count free blocks and inodes in the groups' headers.
+    fn recount(&self) -> Result<()> {
+        let (mut blocks, mut inodes, mut free) = (0, 0, 0);
+        for ag in (0..self.geometry.ag_count).map(AgNumber) {
+            let (agf, agi) = (self.agf(ag)?, self.agi(ag)?);
+            blocks += u64::from(agf.free_blocks)
+                + u64::from(agf.free_list_count)
+                + u64::from(agf.btree_blocks);
+            inodes += u64::from(agi.count);
+            free += u64::from(agi.free_count);
+        }
+        self.counters.set(blocks, inodes, free);
+        Ok(())
+    }
+    /// Start the log's thread, which keeps the log from filling and covers it when
+    /// nothing happens. Without it whoever waits for log space does what is needed.
+    pub fn start(&self) {
+        let Some(log) = &self.log else { return };
+        let me = self.me.clone();
+        log.set_cover(Some(Arc::new(move || match me.upgrade() {
+            Some(mount) => mount.log_superblock(),
+            None => Ok(CommitSeq::default()),
+        })));
+        log.start();
+    }
+    /// Write the counters into the superblock, and everything that is logged to its
+    /// place; leave a log that needs no recovery. Nothing can be changed afterwards.
+    ///
+    /// # Errors
+    /// The device's; shut down.
+    pub fn unmount(&self) -> Result<()> {
+        let Some(log) = &self.log else { return Ok(()) };
+        let result = self.settle(log);
+        log.stop();
+        result
+    }
+    fn settle(&self, log: &Arc<Log>) -> Result<()> {
+        log.force_all()?;
+        self.log_superblock()?;
+        log.force_all()?;
+        log.push_all()?;
+        log.unmount_record()
+    }
+    /// Log the superblock with exact counters.
+    ///
+    /// # Errors
+    /// I/O errors, damage, shut down.
+    pub(super) fn log_superblock(&self) -> Result<CommitSeq> {
+        self.recount_into_superblock(self.begin(self.reservations.superblock, 0)?)
+    }
+    fn recount_into_superblock(&self, mut tp: Trans<'_>) -> Result<CommitSeq> {
+        let (mut blocks, mut inodes, mut free) = (0, 0, 0);
+        for ag in (0..self.geometry.ag_count).map(AgNumber) {
+            tp.lock_agi(ag);
+            let agi = self.agi(ag)?;
+            inodes += u64::from(agi.count);
+            free += u64::from(agi.free_count);
+            tp.unlock_agi(ag);
+            tp.lock_agf(ag);
+            let agf = self.agf(ag)?;
+            blocks += u64::from(agf.free_blocks)
+                + u64::from(agf.free_list_count)
+                + u64::from(agf.btree_blocks);
+            tp.unlock_agf(ag);
+        }
+        let bytes = self.geometry.sector_bytes() as u32;
+        let buffer = tp.read(Sector(0), bytes, BlockKind::Superblock)?;
+        let mut edit = tp.edit(&buffer);
+        edit.set_be64(superblock::INODES_AT, inodes);
+        edit.set_be64(superblock::INODES_AT + 8, free);
+        edit.set_be64(superblock::INODES_AT + 16, blocks);
+        drop(edit);
+        tp.commit(&mut [])
     }
     /// The root directory.
     pub const fn root(&self) -> Ino {
@@ -188,7 +335,7 @@ impl Mount {
         if let Some(held) = self.inodes.lock().live.get(&ino).and_then(Weak::upgrade) {
             return Ok(held);
         }
-        let fresh = Arc::new(Inode::read(self.clone(), ino)?);
+        let fresh = Inode::read(self.clone(), ino)?;
         let mut table = self.inodes.lock();
         // Somebody else may have been faster: there is one inode of a number.
         if let Some(held) = table.live.get(&ino).and_then(Weak::upgrade) {
@@ -210,6 +357,65 @@ impl Mount {
         {
             table.live.remove(&ino);
         }
+    }
+    /// Those of `count` inodes from `first` on that are in memory.
+    pub(super) fn inodes_in(&self, first: Ino, count: u64) -> Vec<Arc<Inode>> {
+        let table = self.inodes.lock();
+        let live = table.live.range(first..Ino(first.0 + count));
+        live.filter_map(|(_, inode)| inode.upgrade()).collect()
+    }
+    /// A new inode: it takes the place of what the number stood for before.
+    pub(super) fn adopt(&self, inode: &Arc<Inode>) {
+        self.inodes.lock().live.insert(inode.ino(), Arc::downgrade(inode));
+    }
+    /// A reference to hold on to.
+    ///
+    /// # Panics
+    /// The file system is being dropped: nobody can call this then.
+    pub(super) fn arc(&self) -> Arc<Self> {
+        self.me.upgrade().expect("called through a reference")
+    }
+    /// The log; none if mounted read-only.
+    pub fn log(&self) -> Option<&Arc<Log>> {
+        self.log.as_ref()
+    }
+    /// Free blocks and inodes.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+    /// How much log operations need.
+    pub const fn reservations(&self) -> &Reservations {
+        &self.reservations
+    }
+    pub(super) fn next_intent_id(&self) -> u64 {
+        self.next_intent.fetch_add(1, Ordering::Relaxed)
+    }
+    /// Where time and randomness come from.
+    pub fn set_environment(&self, environment: Arc<dyn Environment>) {
+        *self.environment.lock() = Some(environment);
+    }
+    /// The time of day; the start of 1970 while nobody has said.
+    pub fn now(&self) -> Timestamp {
+        let ns = self.environment.lock().as_ref().map_or(0, |e| e.wall_clock_ns());
+        Timestamp {
+            seconds: (ns / 1_000_000_000) as i64,
+            nanoseconds: (ns % 1_000_000_000) as u32,
+        }
+    }
+    /// A random number.
+    pub(super) fn random(&self) -> u64 {
+        let environment = self.environment.lock();
+        environment.as_ref().map_or(self.next_intent_id(), |e| e.random())
+    }
+    /// Nothing more is written; everything fails from now on.
+    pub fn shut_down(&self, reason: &str) {
+        if let Some(log) = &self.log {
+            log.shut_down(reason);
+        }
+    }
+    /// Was it shut down?
+    pub fn is_shut_down(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| log.is_shut_down())
     }
     /// The shape of the file system.
     pub fn geometry(&self) -> &Geometry {
@@ -243,14 +449,14 @@ impl Mount {
     pub fn shrink(&self, buffers: usize) -> usize {
         self.buffers.shrink(buffers)
     }
-    /// Space and inodes, from the counters in the superblock, which are exact when the
-    /// file system was unmounted.
+    /// Space and inodes, as they are just now.
     pub fn statfs(&self) -> StatFs {
         let (sb, geometry) = (&self.superblock, &*self.geometry);
         let blocks = sb.data_blocks.saturating_sub(u64::from(sb.log_blocks));
-        let blocks_free = sb.blocks_free.min(blocks);
+        let blocks_free = self.counters.free_blocks().min(blocks);
+        let (inodes, inodes_free) = (self.counters.inodes(), self.counters.free_inodes());
         let inodes_log = geometry.block_log - geometry.inode_log;
-        let possible = sb.inodes.saturating_add(blocks_free << inodes_log);
+        let possible = inodes.saturating_add(blocks_free << inodes_log);
         let chunk = u64::from(geometry.chunk_blocks());
         let percent = u64::from(geometry.inode_max_percent);
         let files = if percent == 0 {
@@ -259,8 +465,8 @@ impl Mount {
             let most_blocks = (u128::from(sb.data_blocks) * u128::from(percent) / 100) as u64;
             possible.min((most_blocks / chunk * chunk) << inodes_log)
         };
-        let files = files.max(sb.inodes);
-        let used = sb.inodes.saturating_sub(sb.inodes_free);
+        let files = files.max(inodes);
+        let used = inodes.saturating_sub(inodes_free);
         StatFs {
             block_bytes: geometry.block_bytes() as u32,
             blocks,

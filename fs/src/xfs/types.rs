@@ -90,6 +90,24 @@ impl FileType {
             _ => return None,
         })
     }
+    /// The byte in a directory entry.
+    pub const fn to_dirent(self) -> u8 {
+        match self {
+            Self::Unknown => 0,
+            Self::Regular => 1,
+            Self::Directory => 2,
+            Self::CharDevice => 3,
+            Self::BlockDevice => 4,
+            Self::Fifo => 5,
+            Self::Socket => 6,
+            Self::Symlink => 7,
+            Self::Whiteout => 8,
+        }
+    }
+    /// The bits of a mode that say it.
+    pub const fn mode_bits(self) -> u16 {
+        (self.d_type() as u16) << 12
+    }
     /// Linux's `d_type` for it.
     pub const fn d_type(self) -> u8 {
         match self {

@@ -71,6 +71,12 @@ pub fn image(scratch: &Scratch, name: &str, megabytes: u64, options: &[&str]) ->
     bytes
 }
 
+/// Give files of an image made from the prototype attributes in every form.
+pub fn attributes(path: &Path) {
+    let bytes = Arc::new(std::fs::read(path).expect("image"));
+    add_attributes(path, &mount_bytes(bytes, true).expect("mount"));
+}
+
 fn add_attributes(path: &Path, mount: &Arc<Mount>) {
     let mut commands: Vec<String> = Vec::new();
     let mut on = |name: &str, each: &[String]| {

@@ -41,6 +41,10 @@ impl OpenFile {
         let fd = process.open(path, flags, 0o666)?;
         Ok(Self { process: process.clone(), fd })
     }
+    /// Close an open descriptor in the end.
+    pub fn adopt(process: &Arc<Process>, fd: i32) -> Self {
+        Self { process: process.clone(), fd }
+    }
     /// Open a file for reading.
     ///
     /// # Errors

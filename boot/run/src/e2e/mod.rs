@@ -11,6 +11,7 @@ mod disks;
 mod geometry;
 mod harness;
 mod io_errors;
+mod linux_dirty;
 mod linux_populated;
 mod main_job;
 mod overwrite;
@@ -30,6 +31,7 @@ pub fn cases() -> Vec<Case> {
         io_errors::cases(),
         overwrite::cases(),
         linux_populated::cases(),
+        linux_dirty::cases(),
         main_job::cases(),
     ]
     .into_iter()

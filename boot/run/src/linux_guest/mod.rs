@@ -116,6 +116,13 @@ impl LinuxGuest {
 }
 
 impl Job<'_> {
+    /// Sets the script.
+    #[must_use]
+    pub fn script(mut self, script: impl Into<Vec<u8>>) -> Self {
+        self.script = script.into();
+        self
+    }
+
     /// Adds a writable disk.
     #[must_use]
     pub fn disk(mut self, path: &Path) -> Self {

@@ -54,7 +54,7 @@ fn documentation(workspace: &Workspace) -> Result<()> {
 }
 
 /// Which of our crates each of our crates may use, in whatever way.
-const MAY_USE: [(&str, &[&str]); 7] = [
+const MAY_USE: [(&str, &[&str]); 8] = [
     ("holdfast-sync", &[]),
     ("holdfast-kernel", &["holdfast-sync"]),
     ("holdfast-drivers", &["holdfast-sync"]),
@@ -70,6 +70,7 @@ const MAY_USE: [(&str, &[&str]); 7] = [
             "holdfast-commands",
         ],
     ),
+    ("holdfast-image", &["holdfast-sync", "holdfast-fs", "holdfast-commands"]),
     ("holdfast-run", &[]),
 ];
 

@@ -1,4 +1,4 @@
-//! Extended attributes: one value, all names.
+//! Extended attributes: one value, all names, changes.
 //!
 //! | form | where |
 //! |------|-------|
@@ -12,10 +12,27 @@
 //! `system.posix_acl_access` and `system.posix_acl_default` (`acl`). Pointers to a
 //! file's parents are attributes too, and never shown.
 //!
-//! Locks: `ILOCK` shared.
+//! | file | |
+//! |------|--|
+//! | here, `value`, `acl` | reading: one value, all names |
+//! | `operate` | setting and removing: whole operations |
+//! | `change` | the same for any address space: form by form |
+//! | `leaf` | changing leaves: bytes |
+//! | `boundary` | where in the inode the fork starts |
+//!
+//! Locks: `ILOCK`, shared by readers, exclusive while attributes change.
 
 mod acl;
+mod boundary;
+mod change;
+mod leaf;
+mod operate;
+#[cfg(test)]
+mod tests;
 mod value;
+
+pub(in crate::xfs) use boundary::boundary_for;
+pub(in crate::xfs) use operate::remove_all;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -103,7 +120,7 @@ impl Inode {
         let found = match locked.fork() {
             None => None,
             Some(Fork::Local(bytes)) => self.find_shortform(bytes, name)?,
-            Some(_) if locked.extents().all().is_empty() => None,
+            Some(_) if locked.extents().is_empty() => None,
             Some(_) => find_indexed(&space, name)?,
         };
         match found.ok_or(Error::NoAttribute)? {
@@ -137,7 +154,7 @@ impl Inode {
                     add_name(&mut names, entry.flags, entry.name)?;
                 }
             }
-            Some(_) if locked.extents().all().is_empty() => {}
+            Some(_) if locked.extents().is_empty() => {}
             Some(_) => list_indexed(&self.attr_space(&locked), &mut names)?,
         }
         Ok(names)

@@ -1,4 +1,5 @@
-//! Directories: looking names up and listing them, in every form they take on disk.
+//! Directories: looking names up, listing and changing them, in every form they take on
+//! disk.
 //!
 //! | form | where entries are | how names are found |
 //! |------|-------------------|---------------------|
@@ -11,15 +12,33 @@
 //! |------|--|
 //! | `lookup` | one name |
 //! | `read` | all names, from a cursor on |
+//! | `operate` | what transactions do: add, remove, replace |
+//! | `change` | the same for any address space: form by form, finding a name |
+//! | `shortform`, `block`, `leaf`, `node` | the forms, and how one becomes another |
+//! | `data`, `index`, `free` | changing entries, hash indexes, free space counts: bytes |
 //!
 //! A cursor is the place of an entry within the directory in units of eight bytes; it
 //! stays good while other entries come and go, and when the form changes.
 //!
-//! Locks: `ILOCK` shared while blocks are found and read. The directory's contents do
-//! not change under the `IOLOCK`, which the caller holds.
+//! Locks: `ILOCK` shared while blocks are found and read, exclusive while they change. The
+//! directory's contents do not change under the `IOLOCK`, which the caller holds.
 
+mod block;
+mod change;
+mod data;
+mod free;
+mod index;
+mod leaf;
 mod lookup;
+mod node;
+mod operate;
 mod read;
+mod shortform;
+#[cfg(test)]
+mod tests;
+
+pub(in crate::xfs) use operate::{add, init, is_empty, move_out, remove, replace};
+pub use operate::{space_for_add, space_for_remove};
 
 use super::da::Space;
 use super::inode::{Inode, Locked};
@@ -97,7 +116,7 @@ const fn cursor(offset: u64) -> u64 {
 
 /// A byte as directories without regard to case compare it: capital letters of ASCII
 /// and of Latin-1 become small ones.
-const fn fold_case(byte: u8) -> u8 {
+pub(super) const fn fold_case(byte: u8) -> u8 {
     match byte {
         b'A'..=b'Z' | 0xc0..=0xd6 | 0xd8..=0xde => byte + 0x20,
         _ => byte,

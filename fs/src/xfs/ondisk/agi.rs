@@ -13,6 +13,38 @@ pub const UNLINKED_BUCKETS: usize = 64;
 /// The end of such a list.
 pub const NULL_AGINO: u32 = u32::MAX;
 
+/// Where the fields lie that transactions change.
+pub mod at {
+    /// Allocated inodes.
+    pub const COUNT: usize = 16;
+    /// Root of the tree of all chunks; its levels follow.
+    pub const ROOT: usize = 20;
+    /// Inodes that are not in use.
+    pub const FREE_COUNT: usize = 28;
+    /// The chunk allocated last.
+    pub const NEW_INO: usize = 32;
+    /// Heads of the lists of unlinked inodes.
+    pub const UNLINKED: usize = 40;
+    /// Root of the tree of chunks with free inodes; its levels follow.
+    pub const FREE_ROOT: usize = 328;
+    /// Blocks of the tree of all chunks.
+    pub const INOBT_BLOCKS: usize = 336;
+    /// Blocks of the tree of chunks with free inodes.
+    pub const FINOBT_BLOCKS: usize = 340;
+}
+
+/// The root of one of the two trees; `free` means the one of chunks with free inodes.
+///
+/// # Errors
+/// What does not fit.
+pub fn tree_root(bytes: &[u8], geometry: &Geometry, ag: AgNumber, free: bool) -> Check<Root> {
+    let Some(v) = View::new(bytes) else { return Err("too short".into()) };
+    match free {
+        false => root(geometry, ag, "inobt", v.root(), v.level()),
+        true => root(geometry, ag, "finobt", v.free_root(), v.free_level()),
+    }
+}
+
 on_disk! {
     /// The AGI's bytes.
     View, 344 bytes {

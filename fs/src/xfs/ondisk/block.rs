@@ -3,7 +3,7 @@
 
 use super::{Check, Reason, be16, be32, be64, checksum, ensure};
 use super::{agf, agfl, agi, attr_leaf, attr_remote, bmbt, btree, da_node, dir_data, dir_free};
-use super::{dir_leaf, freesp, inobt, refcountbt, rmapbt, symlink};
+use super::{dir_leaf, freesp, inobt, refcountbt, rmapbt, superblock, symlink};
 use crate::block::Sector;
 use crate::error::Corruption;
 use crate::xfs::geometry::Geometry;
@@ -52,6 +52,8 @@ pub enum BlockKind {
     AttrRemote,
     /// The target of a symbolic link.
     Symlink,
+    /// The superblock, or a copy of it.
+    Superblock,
 }
 
 /// A magic number and where it lies.
@@ -199,6 +201,7 @@ impl BlockKind {
             Self::AttrLeaf => da3("attr leaf", attr_leaf::MAGIC),
             Self::AttrRemote => remote("attr remote value", attr_remote::MAGIC),
             Self::Symlink => remote("symlink block", symlink::MAGIC),
+            Self::Superblock => header("superblock", superblock::MAGIC, 224, 240, 32),
         }
     }
     /// The structure's name in messages.
@@ -225,6 +228,13 @@ impl BlockKind {
             Magic::Front(magic) => be32(block, 0) == Some(magic),
             Magic::Da(magic) => be16(block, 8) == Some(magic),
             Magic::None => true,
+        }
+    }
+    /// The file system a block says it belongs to, in kinds that say it.
+    pub fn uuid(self, block: &[u8]) -> Option<&[u8]> {
+        match self {
+            Self::Inodes => None,
+            _ => block.get(self.layout().uuid..self.layout().uuid + 16),
         }
     }
     /// The inode or group a block says it belongs to.
@@ -275,6 +285,10 @@ fn common(kind: BlockKind, geometry: &Geometry, sector: Sector, block: &[u8]) ->
     let stored = u32::from_le_bytes(stored);
     let crc = checksum(block, layout.crc);
     ensure!(crc == stored, "checksum is {stored:#010x}, should be {crc:#010x}");
+    if kind == BlockKind::Superblock {
+        // It carries the identity that users see, which may be another one.
+        return Ok(());
+    }
     let uuid = block.get(layout.uuid..layout.uuid + 16).unwrap_or(&[]);
     ensure!(uuid == geometry.meta_uuid.as_bytes(), "it belongs to another file system (UUID)");
     if let Some(at) = layout.blkno {
@@ -289,10 +303,15 @@ fn common(kind: BlockKind, geometry: &Geometry, sector: Sector, block: &[u8]) ->
     Ok(())
 }
 
-fn specific(kind: BlockKind, block: &[u8]) -> Check {
+/// Is the shape of a block right that is about to be written?
+///
+/// # Errors
+/// What does not fit.
+pub fn specific(kind: BlockKind, block: &[u8]) -> Check {
     match kind {
         // Headers are decoded, and so checked, by whoever reads them; so are inodes.
         BlockKind::Agf | BlockKind::Agi | BlockKind::Agfl | BlockKind::Inodes => Ok(()),
+        BlockKind::Superblock => Ok(()),
         BlockKind::Bnobt => short_tree::<freesp::ByBlock>(block),
         BlockKind::Cntbt => short_tree::<freesp::BySize>(block),
         BlockKind::Inobt | BlockKind::Finobt => short_tree::<inobt::RawChunk>(block),

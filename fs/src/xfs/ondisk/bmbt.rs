@@ -56,6 +56,31 @@ impl Extent {
             unwritten: high >> 63 != 0,
         }
     }
+    /// Its record.
+    pub fn encode(&self) -> [u8; RECORD_BYTES] {
+        let high =
+            u64::from(self.unwritten) << 63 | self.offset.0 << 9 | (self.block.0 >> 43) & 0x1ff;
+        let low = self.block.0 << 21 | u64::from(self.count);
+        let mut bytes = [0; RECORD_BYTES];
+        bytes[..8].copy_from_slice(&high.to_be_bytes());
+        bytes[8..].copy_from_slice(&low.to_be_bytes());
+        bytes
+    }
+    /// The first block on disk behind it.
+    pub const fn block_end(&self) -> FsBlock {
+        FsBlock(self.block.0 + self.count as u64)
+    }
+    /// The part of it within these file blocks, which it overlaps.
+    pub fn clip(&self, range: core::ops::Range<FileBlock>) -> Self {
+        let start = self.offset.max(range.start);
+        let end = self.end().min(range.end);
+        Self {
+            offset: start,
+            block: FsBlock(self.block.0 + (start.0 - self.offset.0)),
+            count: (end.0 - start.0) as u32,
+            unwritten: self.unwritten,
+        }
+    }
     /// The first file block behind it.
     pub const fn end(&self) -> FileBlock {
         FileBlock(self.offset.0 + self.count as u64)

@@ -90,6 +90,13 @@ impl<'a> ShortBlock<'a> {
     pub fn key<R: Record>(&self, i: usize) -> Option<R::Key> {
         self.body.get(i * R::KEY_BYTES..(i + 1) * R::KEY_BYTES).map(R::decode_key)
     }
+    /// Of a node of overlapping records: the first and the last block that is covered
+    /// below pointer `i`.
+    pub fn key_range(&self, i: usize) -> Option<(u32, u32)> {
+        let bytes = super::rmapbt::Rmap::KEY_BYTES;
+        let low = be32(self.body, i * bytes)?;
+        Some((low, be32(self.body, i * bytes + bytes / 2)?))
+    }
     /// Pointer `i` of a node.
     pub fn child<R: Record>(&self, i: usize) -> Option<u32> {
         let room = self.body.len() / (R::KEY_BYTES + 4);

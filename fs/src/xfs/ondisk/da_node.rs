@@ -6,7 +6,8 @@ use super::{Be16, Be32, Be64, Bytes, Check, Le32, UuidField, be32, ensure, on_di
 pub const MAGIC: u16 = 0x3ebe;
 /// Most levels of inner blocks.
 pub const MAX_LEVELS: u32 = 5;
-const ENTRY_BYTES: usize = 8;
+/// Bytes of a hash with its pointer.
+pub const ENTRY_BYTES: usize = 8;
 
 on_disk! {
     /// The header of all blocks of a hash tree.

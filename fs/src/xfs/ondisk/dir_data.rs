@@ -12,7 +12,7 @@ pub const DATA_MAGIC: u32 = 0x5844_4433;
 /// "XDB3": a single block with its index.
 pub const BLOCK_MAGIC: u32 = 0x5844_4233;
 /// Starts a free space where an entry has its inode number.
-const FREE_TAG: u16 = 0xffff;
+pub const FREE_TAG: u16 = 0xffff;
 /// Entries are a multiple of this long and so aligned.
 pub const ALIGN: usize = 8;
 

@@ -27,7 +27,7 @@ pub struct Entry<'a> {
 }
 
 /// Bytes before the name: length and offset.
-const ENTRY_HEAD: usize = 3;
+pub const ENTRY_HEAD: usize = 3;
 
 impl<'a> View<'a> {
     /// Check the whole directory.

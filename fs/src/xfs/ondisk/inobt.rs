@@ -4,6 +4,7 @@
 
 use super::btree::Record;
 use super::{Be16, Be32, Be64, Byte, Check, be32, ensure, on_disk};
+use crate::xfs::btree::Entry;
 use crate::xfs::geometry::{Geometry, INODES_PER_CHUNK};
 use crate::xfs::types::AgNumber;
 
@@ -54,6 +55,15 @@ impl Record for RawChunk {
     }
     fn decode_key(bytes: &[u8]) -> u32 {
         be32(bytes, 0).unwrap_or(0)
+    }
+}
+
+impl Entry for RawChunk {
+    fn encode(&self, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.bytes);
+    }
+    fn encode_key(key: &u32, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&key.to_be_bytes());
     }
 }
 
@@ -124,6 +134,40 @@ impl RawChunk {
 }
 
 impl Chunk {
+    /// A chunk, or with a hole mask a part of one, in which no inode is used.
+    pub const fn unused(start: u32, hole_mask: u16) -> Self {
+        let count = INODES_PER_CHUNK - hole_mask.count_ones() * INODES_PER_HOLE_BIT;
+        Self { start, hole_mask, count, free_count: count, free: u64::MAX }
+    }
+    /// The record of it; `sparse` says whether the file system has sparse chunks.
+    pub fn record(&self, sparse: bool) -> RawChunk {
+        let mut bytes = [0; 16];
+        bytes[0..4].copy_from_slice(&self.start.to_be_bytes());
+        if sparse {
+            bytes[4..6].copy_from_slice(&self.hole_mask.to_be_bytes());
+            bytes[6] = self.count as u8;
+            bytes[7] = self.free_count as u8;
+        } else {
+            bytes[4..8].copy_from_slice(&self.free_count.to_be_bytes());
+        }
+        bytes[8..16].copy_from_slice(&self.free.to_be_bytes());
+        RawChunk { start: self.start, bytes }
+    }
+    /// Number `i` of it is not in use now.
+    pub const fn give_back(&mut self, i: u32) {
+        self.free |= 1 << i;
+        self.free_count += 1;
+    }
+    /// Number `i` of it is in use now.
+    pub const fn take(&mut self, i: u32) {
+        self.free &= !(1 << i);
+        self.free_count -= 1;
+    }
+    /// The first inode with a block that is not in use.
+    pub fn first_free(&self) -> Option<u32> {
+        let free = self.free & !self.holes();
+        (free != 0).then(|| free.trailing_zeros())
+    }
     /// A bit for each inode without a block.
     pub fn holes(&self) -> u64 {
         (0..16u32)

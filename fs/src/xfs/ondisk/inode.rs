@@ -225,6 +225,55 @@ impl InodeCore {
     }
 }
 
+impl InodeCore {
+    /// The core's bytes as they lie on disk, but for the checksum, the position in the
+    /// log and the next inode of an unlinked list, which are zero.
+    pub fn encode(&self, geometry: &Geometry, ino: Ino) -> [u8; CORE_BYTES] {
+        let mut b = [0; CORE_BYTES];
+        let bigtime = self.flags2.contains(Flags2::BIGTIME);
+        let time = |t: Timestamp| encode_timestamp(t, bigtime).to_be_bytes();
+        let format = |f: Format| match f {
+            Format::Device => 0,
+            Format::Local => 1,
+            Format::Extents => 2,
+            Format::Btree => 3,
+        };
+        b[0..2].copy_from_slice(&MAGIC.to_be_bytes());
+        b[2..4].copy_from_slice(&self.mode.to_be_bytes());
+        b[4] = 3;
+        b[5] = format(self.format);
+        b[8..12].copy_from_slice(&self.uid.to_be_bytes());
+        b[12..16].copy_from_slice(&self.gid.to_be_bytes());
+        b[16..20].copy_from_slice(&self.nlink.to_be_bytes());
+        b[20..22].copy_from_slice(&(self.projid as u16).to_be_bytes());
+        b[22..24].copy_from_slice(&((self.projid >> 16) as u16).to_be_bytes());
+        b[32..40].copy_from_slice(&time(self.atime));
+        b[40..48].copy_from_slice(&time(self.mtime));
+        b[48..56].copy_from_slice(&time(self.ctime));
+        b[56..64].copy_from_slice(&self.size.to_be_bytes());
+        b[64..72].copy_from_slice(&self.blocks.to_be_bytes());
+        b[72..76].copy_from_slice(&self.extsize.to_be_bytes());
+        if self.flags2.contains(Flags2::NREXT64) {
+            b[24..32].copy_from_slice(&self.extents.to_be_bytes());
+            b[76..80].copy_from_slice(&self.attr_extents.to_be_bytes());
+        } else {
+            b[76..80].copy_from_slice(&(self.extents as u32).to_be_bytes());
+            b[80..82].copy_from_slice(&(self.attr_extents as u16).to_be_bytes());
+        }
+        b[82] = self.attr_format.map_or(0, |_| (self.data_fork_bytes / 8) as u8);
+        b[83] = format(self.attr_format.unwrap_or(Format::Extents));
+        b[90..92].copy_from_slice(&self.flags.bits().to_be_bytes());
+        b[92..96].copy_from_slice(&self.generation.to_be_bytes());
+        b[104..112].copy_from_slice(&self.change_count.to_be_bytes());
+        b[120..128].copy_from_slice(&self.flags2.bits().to_be_bytes());
+        b[128..132].copy_from_slice(&self.cow_extsize.to_be_bytes());
+        b[144..152].copy_from_slice(&time(self.btime));
+        b[152..160].copy_from_slice(&ino.0.to_be_bytes());
+        b[160..176].copy_from_slice(geometry.meta_uuid.as_bytes());
+        b
+    }
+}
+
 fn decode_used(
     v: &View<'_>,
     geometry: &Geometry,
@@ -309,6 +358,19 @@ fn timestamp(raw: u64, bigtime: bool) -> Timestamp {
     }
 }
 
+/// The nearest time that can be stored.
+fn encode_timestamp(time: Timestamp, bigtime: bool) -> u64 {
+    if bigtime {
+        let seconds = time.seconds.saturating_add(BIGTIME_EPOCH).max(0) as u64;
+        let ns = seconds.saturating_mul(NS_PER_SECOND).saturating_add(time.nanoseconds.into());
+        // The last second that fits as a whole.
+        ns.min(u64::MAX / NS_PER_SECOND * NS_PER_SECOND - 1)
+    } else {
+        let seconds = time.seconds.clamp(i32::MIN.into(), i32::MAX.into()) as i32;
+        u64::from(seconds as u32) << 32 | u64::from(time.nanoseconds)
+    }
+}
+
 /// Do formats, sizes and counts fit the type and each other?
 fn check_forks(core: &InodeCore, geometry: &Geometry, inode_bytes: usize) -> Check {
     let size = core.size;
@@ -328,13 +390,19 @@ fn check_forks(core: &InodeCore, geometry: &Geometry, inode_bytes: usize) -> Che
     match core.file_type {
         FileType::Directory => {
             let whole = size.is_multiple_of(geometry.dir_block_bytes() as u64);
+            // Without names, it may be on its way to be freed.
             ensure!(
-                size > 0 && size <= MAX_DIRECTORY && (core.format == Format::Local || whole),
+                (size > 0 || core.nlink == 0)
+                    && size <= MAX_DIRECTORY
+                    && (core.format == Format::Local || whole),
                 "a directory of {size} bytes"
             );
         }
         FileType::Symlink => {
-            ensure!(size > 0 && size <= MAX_SYMLINK, "a symbolic link of {size} bytes");
+            ensure!(
+                (size > 0 || core.nlink == 0) && size <= MAX_SYMLINK,
+                "a symbolic link of {size} bytes"
+            );
         }
         _ => {}
     }

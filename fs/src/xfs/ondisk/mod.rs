@@ -15,6 +15,7 @@
 //! | [`attr_sf`], [`attr_leaf`], [`attr_remote`] | extended attributes |
 //! | [`symlink`] | remote targets of symbolic links |
 //! | [`log_record`] | log records |
+//! | [`log_items`], [`log_inode`], [`log_intents`] | what log records carry |
 //! | [`block`] | what all metadata blocks have in common: magic, checksum, identity |
 //!
 //! All numbers are big-endian, except checksums, which are little-endian CRC32C over
@@ -48,6 +49,9 @@ pub mod dir_sf;
 pub mod freesp;
 pub mod inobt;
 pub mod inode;
+pub mod log_inode;
+pub mod log_intents;
+pub mod log_items;
 pub mod log_record;
 pub mod refcountbt;
 pub mod rmapbt;
@@ -105,8 +109,12 @@ integers! {
     Be32 = u32, from_be_bytes;
     /// A big-endian 64-bit number.
     Be64 = u64, from_be_bytes;
-    /// A little-endian 32-bit number: a checksum.
+    /// A little-endian 32-bit number: a checksum, or a number in the log.
     Le32 = u32, from_le_bytes;
+    /// A little-endian 16-bit number: in the log.
+    Le16 = u16, from_le_bytes;
+    /// A little-endian 64-bit number: in the log.
+    Le64 = u64, from_le_bytes;
 }
 
 /// A UUID.

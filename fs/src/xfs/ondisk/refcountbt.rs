@@ -2,6 +2,7 @@
 //! copy on write.
 
 use super::btree::Record;
+use crate::xfs::btree::Entry;
 use super::{Be32, be32, on_disk};
 
 /// "R3FC".
@@ -29,6 +30,24 @@ pub struct Refcount {
     pub count: u32,
     /// Owners.
     pub references: u32,
+}
+
+impl Refcount {
+    /// The first block behind it.
+    pub const fn end(&self) -> u32 {
+        self.start + self.count
+    }
+}
+
+impl Entry for Refcount {
+    fn encode(&self, bytes: &mut [u8]) {
+        bytes[0..4].copy_from_slice(&self.key().to_be_bytes());
+        bytes[4..8].copy_from_slice(&self.count.to_be_bytes());
+        bytes[8..12].copy_from_slice(&self.references.to_be_bytes());
+    }
+    fn encode_key(key: &u32, bytes: &mut [u8]) {
+        bytes[0..4].copy_from_slice(&key.to_be_bytes());
+    }
 }
 
 impl Record for Refcount {

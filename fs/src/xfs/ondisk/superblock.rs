@@ -12,6 +12,11 @@ pub const MAGIC: u32 = 0x5846_5342;
 /// Where the checksum lies.
 pub const CRC_OFFSET: usize = 224;
 
+/// Where `version` lies.
+pub const VERSION_AT: usize = 100;
+/// Where the number of inodes lies; free inodes and free blocks follow.
+pub const INODES_AT: usize = 128;
+
 on_disk! {
     /// The superblock's bytes.
     View, 264 bytes {
@@ -77,6 +82,8 @@ on_disk! {
 pub mod version {
     /// The low bits: the format's version.
     pub const NUMBER_MASK: u16 = 0xf;
+    /// There are, or were, extended attributes.
+    pub const ATTRIBUTES: u16 = 0x10;
     /// Quota was on.
     pub const QUOTA: u16 = 0x40;
     /// Names compare without regard to case.

@@ -3,14 +3,14 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use super::buf::{BufferCache, Run};
-use super::geometry::Geometry;
-use super::ondisk::agf::Root;
-use super::ondisk::block::BlockKind;
-use super::ondisk::btree::{Record, ShortBlock};
-use super::ondisk::{Check, ensure};
-use super::types::{AgBlock, AgNumber};
 use crate::error::{Corruption, Result};
+use crate::xfs::buf::{BufferCache, Run};
+use crate::xfs::geometry::Geometry;
+use crate::xfs::ondisk::agf::Root;
+use crate::xfs::ondisk::block::BlockKind;
+use crate::xfs::ondisk::btree::{Record, ShortBlock};
+use crate::xfs::ondisk::{Check, ensure};
+use crate::xfs::types::{AgBlock, AgNumber};
 
 /// A tree to walk.
 pub struct Tree<'a> {

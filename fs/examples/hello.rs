@@ -1,0 +1,31 @@
+//! A program of one's own on an XFS image: mount, write, make durable, unmount.
+//!
+//! `cargo run -p holdfast-fs --features std --example hello -- disk.img`
+
+use std::sync::Arc;
+
+use holdfast_fs::block::{Completion, FileDisk, Queue};
+use holdfast_fs::pagecache::{CacheConfig, PageCache};
+use holdfast_fs::platform::host::{HostEnvironment, HostMemory, SimPageTable};
+use holdfast_fs::syscall::Process;
+use holdfast_fs::vfs::{CharDevice, FileSystem, Namespace, Null, OpenFlags};
+use holdfast_fs::xfs::{Mount, MountOptions};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let image = std::env::args().nth(1).ok_or("which image?")?;
+    let disk = FileDisk::open(image.as_ref(), false, Completion::Inline)?;
+    let (memory, environment) = (HostMemory::new(16 << 10), HostEnvironment::system());
+    let mount = Mount::open(Queue::new(disk), memory.clone(), MountOptions::default())?;
+    mount.set_environment(environment.clone());
+    let fs = FileSystem::new(mount, PageCache::new(memory.clone(), CacheConfig::default()));
+    let names = Namespace::new(Some(fs.clone()));
+    let stdio: [Arc<dyn CharDevice>; 3] = [Arc::new(Null), Arc::new(Null), Arc::new(Null)];
+    let process = Process::new(names, SimPageTable::new(), memory, environment, stdio);
+
+    let fd = process.open(b"/hello", OpenFlags::WRONLY | OpenFlags::CREAT, 0o644)?;
+    process.write(fd, &b"hello, world\n"[..])?;
+    process.fsync(fd)?;
+
+    process.exit();
+    Ok(fs.unmount()?)
+}

@@ -1,0 +1,112 @@
+//! Changing directories that lie in the inode: such a directory is small, so it is
+//! taken apart and written anew.
+
+use alloc::vec::Vec;
+
+use super::FIRST_OFFSET;
+use crate::xfs::ondisk::Check;
+use crate::xfs::ondisk::dir_data::entry_bytes;
+use crate::xfs::ondisk::dir_sf::{ENTRY_HEAD, View};
+
+/// An entry of a small directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry<'a> {
+    pub(super) name: &'a [u8],
+    /// Where it would lie in a block.
+    pub(super) offset: usize,
+    pub(super) file_type: u8,
+    pub(super) ino: u64,
+}
+
+impl Entry<'_> {
+    /// The first place behind it in a block.
+    const fn end(&self) -> usize {
+        self.offset + entry_bytes(self.name.len())
+    }
+}
+
+/// A directory that lies in the inode.
+pub(super) struct Shortform<'a> {
+    pub(super) parent: u64,
+    pub(super) entries: Vec<Entry<'a>>,
+}
+
+/// Inode numbers above this take eight bytes.
+const NARROW_MAX: u64 = u32::MAX as u64;
+
+impl<'a> Shortform<'a> {
+    /// Take one apart.
+    pub(super) fn decode(bytes: &'a [u8]) -> Check<Self> {
+        let view = View::new(bytes)?;
+        let mut entries = Vec::with_capacity(usize::from(bytes[0]) + 1);
+        for entry in view.entries() {
+            let e = entry?;
+            entries.push(Entry {
+                name: e.name,
+                offset: usize::from(e.offset),
+                file_type: e.file_type.to_dirent(),
+                ino: e.ino.0,
+            });
+        }
+        Ok(Self { parent: view.parent().0, entries })
+    }
+    /// Inode numbers that take eight bytes.
+    fn wide(&self) -> usize {
+        let inos = self.entries.iter().map(|e| e.ino);
+        inos.chain([self.parent]).filter(|&ino| ino > NARROW_MAX).count()
+    }
+    /// Bytes it takes.
+    pub(super) fn bytes(&self) -> usize {
+        let ino = if self.wide() > 0 { 8 } else { 4 };
+        let entry = |e: &Entry<'_>| ENTRY_HEAD + e.name.len() + 1 + ino;
+        2 + ino + self.entries.iter().map(entry).sum::<usize>()
+    }
+    /// Write it down.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let wide = self.wide();
+        let mut bytes = Vec::with_capacity(self.bytes());
+        let ino = |bytes: &mut Vec<u8>, n: u64| match wide {
+            0 => bytes.extend_from_slice(&(n as u32).to_be_bytes()),
+            _ => bytes.extend_from_slice(&n.to_be_bytes()),
+        };
+        bytes.extend_from_slice(&[self.entries.len() as u8, wide as u8]);
+        ino(&mut bytes, self.parent);
+        for e in &self.entries {
+            bytes.push(e.name.len() as u8);
+            bytes.extend_from_slice(&(e.offset as u16).to_be_bytes());
+            bytes.extend_from_slice(e.name);
+            bytes.push(e.file_type);
+            ino(&mut bytes, e.ino);
+        }
+        bytes
+    }
+    /// Give a new entry a place: behind the others, or in a hole between them. False if
+    /// the directory would not fit into a block any more.
+    pub(super) fn insert(&mut self, mut new: Entry<'a>, block_bytes: usize) -> bool {
+        let end = self.entries.last().map_or(FIRST_OFFSET as usize, Entry::end);
+        // A block has an index, "." and ".." and the new entry included.
+        let index = super::index::block_index_bytes(self.entries.len() + 3);
+        let bytes = entry_bytes(new.name.len());
+        if self.entries.len() >= usize::from(u8::MAX) {
+            return false;
+        }
+        if end + bytes + index <= block_bytes {
+            new.offset = end;
+            self.entries.push(new);
+            return true;
+        }
+        if end + index > block_bytes {
+            return false;
+        }
+        let mut hole = FIRST_OFFSET as usize;
+        for i in 0..self.entries.len() {
+            if hole + bytes <= self.entries[i].offset {
+                new.offset = hole;
+                self.entries.insert(i, new);
+                return true;
+            }
+            hole = self.entries[i].end();
+        }
+        false
+    }
+}

@@ -1,0 +1,308 @@
+//! Which group, which chunk, which inode.
+
+use alloc::format;
+
+use holdfast_sync::atomic::Ordering;
+
+use super::tree::{InodeTree, finobt, inobt, most_levels};
+use super::{Header, UNKNOWN, chunk, has_finobt, has_sparse, split_ino};
+use crate::error::{Error, Result};
+use crate::xfs::btree::Cursor;
+use crate::xfs::geometry::{Geometry, INODES_PER_CHUNK};
+use crate::xfs::inode_item::LockedInode;
+use crate::xfs::mount::Mount;
+use crate::xfs::ondisk::agi;
+use crate::xfs::ondisk::inobt::Chunk;
+use crate::xfs::trans::Trans;
+use crate::xfs::types::{AgNumber, Ino};
+
+/// Chunks to either side of the parent that are looked at where there is no finobt.
+const SEARCH_DISTANCE: usize = 10;
+
+/// Blocks that allocating an inode may take: a chunk, and the growth of the trees.
+pub(in crate::xfs) fn space_for_allocation(geometry: &Geometry) -> u64 {
+    let trees = if has_finobt(geometry) { 2 } else { 1 };
+    u64::from(geometry.chunk_blocks()) + trees * most_levels(geometry)
+}
+
+/// How hard to try.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Try {
+    /// Only groups that nobody is at work in and that have ample room.
+    Easy,
+    /// Any group that may do.
+    Hard,
+}
+
+/// Take an inode that is not in use: for a directory in the group whose turn it is, for
+/// anything else near its parent. The transaction may roll; `inodes` stay locked.
+///
+/// # Errors
+/// No space; I/O errors, damage, shut down.
+pub(in crate::xfs) fn allocate(
+    tp: &mut Trans<'_>,
+    parent: Ino,
+    directory: bool,
+    inodes: &mut [&mut LockedInode<'_>],
+) -> Result<Ino> {
+    let mount = tp.mount();
+    let count = mount.geometry().ag_count;
+    let (home, _) = split_ino(mount.geometry(), parent)?;
+    let start = match directory {
+        true => mount.ialloc.rotor.fetch_add(1, Ordering::Relaxed) % count,
+        false => home.0,
+    };
+    let may_grow = room_for_chunk(mount);
+    for how in [Try::Easy, Try::Hard] {
+        for i in 0..count {
+            let ag = AgNumber((start + i) % count);
+            if !promises(mount, ag, may_grow, how)? || !lock(tp, ag, how, inodes)? {
+                continue;
+            }
+            if let Some(ino) = allocate_in(tp, ag, parent, may_grow, inodes)? {
+                return Ok(ino);
+            }
+        }
+    }
+    Err(Error::NoSpace)
+}
+
+/// May there be more inodes, as the limit that mkfs set for them says?
+fn room_for_chunk(mount: &Mount) -> bool {
+    let geometry = mount.geometry();
+    let percent = u64::from(geometry.inode_max_percent);
+    if percent == 0 {
+        return true;
+    }
+    let chunk = u64::from(geometry.chunk_blocks());
+    let blocks = (u128::from(geometry.data_blocks) * u128::from(percent) / 100) as u64;
+    let most = (blocks / chunk * chunk) << (geometry.block_log - geometry.inode_log);
+    mount.counters().inodes() + u64::from(INODES_PER_CHUNK) <= most
+}
+
+/// Is it worth while to lock this group? Nothing is locked: its state may change.
+fn promises(mount: &Mount, ag: AgNumber, may_grow: bool, how: Try) -> Result<bool> {
+    let free = mount.ialloc.group(ag).free.load(Ordering::Relaxed);
+    if free > 0 && free != UNKNOWN {
+        return Ok(true);
+    }
+    if free == UNKNOWN && mount.agi(ag)?.free_count > 0 {
+        return Ok(true);
+    }
+    if !may_grow {
+        return Ok(false);
+    }
+    let geometry = mount.geometry();
+    let mut wanted = match has_sparse(geometry) {
+        true => geometry.sparse_align_blocks,
+        false => geometry.chunk_blocks(),
+    };
+    if how == Try::Easy {
+        wanted = geometry.chunk_blocks() + geometry.inode_align_blocks;
+    }
+    let agf = mount.agf(ag)?;
+    Ok(agf.longest >= wanted && agf.free_blocks > wanted)
+}
+
+/// Lock a group's inodes. What another group's search left behind goes to the log first:
+/// groups are locked in their order or not at all.
+fn lock(
+    tp: &mut Trans<'_>,
+    ag: AgNumber,
+    how: Try,
+    inodes: &mut [&mut LockedInode<'_>],
+) -> Result<bool> {
+    if how == Try::Easy {
+        return Ok(tp.try_lock_agi(ag));
+    }
+    if !tp.try_lock_agi(ag) {
+        if tp.is_dirty() || tp.highest_agf().is_some() {
+            tp.roll(inodes)?;
+        }
+        tp.lock_agi(ag);
+    }
+    Ok(true)
+}
+
+/// Take an inode in this group, whose AGI is locked; afterwards it is not if there is none.
+fn allocate_in(
+    tp: &mut Trans<'_>,
+    ag: AgNumber,
+    parent: Ino,
+    may_grow: bool,
+    inodes: &mut [&mut LockedInode<'_>],
+) -> Result<Option<Ino>> {
+    let mut header = Header::read(tp, ag)?;
+    if header.get(agi::at::FREE_COUNT) == 0 {
+        let grown = may_grow && chunk::add(tp, &header)?;
+        if tp.is_dirty() {
+            // The new chunk stays whatever becomes of the rest; and no log space that the
+            // rest needs is taken by it.
+            tp.roll(inodes)?;
+        } else {
+            tp.unlock_agf(ag);
+            tp.unlock_agi(ag);
+        }
+        if !grown {
+            return Ok(None);
+        }
+        tp.lock_agi(ag);
+        header = Header::read(tp, ag)?;
+        if header.get(agi::at::FREE_COUNT) == 0 {
+            // Others took all of it meanwhile.
+            tp.unlock_agi(ag);
+            return Ok(None);
+        }
+    }
+    take(tp, &header, parent).map(Some)
+}
+
+/// Take an inode of a group that has free ones.
+fn take(tp: &mut Trans<'_>, header: &Header, parent: Ino) -> Result<Ino> {
+    let geometry = tp.mount().geometry();
+    let (home, agino) = split_ino(geometry, parent)?;
+    let near = (home == header.ag).then_some(agino);
+    let mut all = inobt(header);
+    let mut some_free = has_finobt(geometry).then(|| finobt(header));
+    let mut chunk = match &mut some_free {
+        Some(tree) => {
+            let chunk = find_free(tp, header, tree, near)?;
+            let same = all.lookup_eq(tp, &chunk.start)?;
+            if !same || current(tp, header, &mut all)? != Some(chunk) {
+                let start = chunk.start;
+                return Err(header.corrupt(tp, format!("the trees differ on chunk {start}")));
+            }
+            chunk
+        }
+        None => find_any(tp, header, &mut all, near)?,
+    };
+    let Some(index) = chunk.first_free() else {
+        return Err(header.corrupt(tp, format!("no inode of chunk {} is free", chunk.start)));
+    };
+    chunk.take(index);
+    let record = chunk.record(has_sparse(geometry));
+    all.update(tp, &record)?;
+    if let Some(tree) = &mut some_free {
+        if chunk.free_count == 0 { tree.delete(tp)? } else { tree.update(tp, &record)? }
+    }
+    header.add(tp, 0, -1);
+    Ok(geometry.ino(header.ag, chunk.start + index))
+}
+
+/// The checked record that a cursor stands on.
+fn current(
+    tp: &mut Trans<'_>,
+    header: &Header,
+    tree: &mut Cursor<InodeTree>,
+) -> Result<Option<Chunk>> {
+    match tree.get(tp)? {
+        Some(raw) => header.check(tp, &raw).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The chunk with free inodes that is closest to `near`, or one allocated lately.
+fn find_free(
+    tp: &mut Trans<'_>,
+    header: &Header,
+    tree: &mut Cursor<InodeTree>,
+    near: Option<u32>,
+) -> Result<Chunk> {
+    let none = "there is no chunk with a free inode";
+    let Some(near) = near else {
+        let newest = header.get(agi::at::NEW_INO);
+        if !tree.lookup_eq(tp, &newest)? && !tree.first(tp)? {
+            return Err(header.corrupt(tp, none.into()));
+        }
+        return match current(tp, header, tree)? {
+            Some(chunk) => Ok(chunk),
+            None => Err(header.corrupt(tp, none.into())),
+        };
+    };
+    let left = match tree.lookup_le(tp, &near)? {
+        true => current(tp, header, tree)?,
+        false => None,
+    };
+    if let Some(chunk) = left
+        && near < chunk.start + INODES_PER_CHUNK
+    {
+        return Ok(chunk);
+    }
+    let right = match tree.next(tp)? {
+        true => current(tp, header, tree)?,
+        false => None,
+    };
+    match (left, right) {
+        (Some(l), Some(r)) if near - (l.start + INODES_PER_CHUNK - 1) <= r.start - near => {
+            tree.previous(tp)?;
+            Ok(l)
+        }
+        (_, Some(r)) => Ok(r),
+        (Some(l), None) => {
+            tree.previous(tp)?;
+            Ok(l)
+        }
+        (None, None) => Err(header.corrupt(tp, none.into())),
+    }
+}
+
+/// As [`find_free`], in the tree of all chunks: close to `near` if there is one within
+/// reach, then the one allocated last, then any.
+fn find_any(
+    tp: &mut Trans<'_>,
+    header: &Header,
+    tree: &mut Cursor<InodeTree>,
+    near: Option<u32>,
+) -> Result<Chunk> {
+    if let Some(near) = near
+        && let Some(chunk) = search_around(tp, header, tree, near)?
+    {
+        return Ok(chunk);
+    }
+    let newest = header.get(agi::at::NEW_INO);
+    if tree.lookup_eq(tp, &newest)?
+        && let Some(chunk) = current(tp, header, tree)?
+        && chunk.free_count > 0
+    {
+        return Ok(chunk);
+    }
+    let mut more = tree.first(tp)?;
+    while more {
+        match current(tp, header, tree)? {
+            Some(chunk) if chunk.free_count > 0 => return Ok(chunk),
+            _ => more = tree.next(tp)?,
+        }
+    }
+    Err(header.corrupt(tp, "no chunk has a free inode".into()))
+}
+
+fn search_around(
+    tp: &mut Trans<'_>,
+    header: &Header,
+    tree: &mut Cursor<InodeTree>,
+    near: u32,
+) -> Result<Option<Chunk>> {
+    let mut left = inobt(header);
+    let mut left_more = left.lookup_le(tp, &near)?;
+    let mut right_more = tree.lookup_ge(tp, &near.saturating_add(1))?;
+    for _ in 0..=SEARCH_DISTANCE {
+        if left_more {
+            if let Some(chunk) = current(tp, header, &mut left)?
+                && chunk.free_count > 0
+            {
+                *tree = left;
+                return Ok(Some(chunk));
+            }
+            left_more = left.previous(tp)?;
+        }
+        if right_more {
+            if let Some(chunk) = current(tp, header, tree)?
+                && chunk.free_count > 0
+            {
+                return Ok(Some(chunk));
+            }
+            right_more = tree.next(tp)?;
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,181 @@
+//! The CIL: what is committed and not yet in the log.
+//!
+//! Transactions put their items here. An item that is committed again before the
+//! checkpoint is written is there once, with what the last transaction left of it: that
+//! is why a thousand changes to a block cost the log one copy.
+//!
+//! An intent whose end comes before the checkpoint is written is left out, and so is its
+//! end: replay would find nothing to do. Both stay listed so that their pins are undone.
+//!
+//! Locks: `CIL`, around the context that collects; the one being written belongs to the
+//! thread that writes it.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::checkpoint::Layout;
+use super::item::{CommitSeq, Item, ItemKey, LogItem, Vectors};
+use crate::xfs::ondisk::log_items::OpHeader;
+
+/// An item in a checkpoint.
+pub(super) struct Slot {
+    pub(super) key: ItemKey,
+    pub(super) item: Arc<dyn Item>,
+    pub(super) vectors: Vectors,
+    /// Left out: an intent that ended in the same checkpoint, or its end.
+    pub(super) left_out: bool,
+}
+
+impl Slot {
+    /// Bytes it takes in records, headers of operations included.
+    fn bytes(&self) -> u64 {
+        (self.vectors.length_bytes() + self.vectors.count() * OpHeader::BYTES) as u64
+    }
+}
+
+/// One checkpoint's items.
+pub(super) struct Context {
+    pub(super) seq: CommitSeq,
+    pub(super) slots: Vec<Slot>,
+    /// Items of which another object of the same key took the place: to be unpinned.
+    pub(super) displaced: Vec<Arc<dyn Item>>,
+    index: Index,
+    /// Bytes of all slots in records.
+    bytes: u64,
+    /// Transactions in it.
+    pub(super) transactions: u64,
+}
+
+impl Context {
+    pub(super) fn new(seq: CommitSeq) -> Self {
+        Self {
+            seq,
+            slots: Vec::new(),
+            displaced: Vec::new(),
+            index: Index::default(),
+            bytes: 0,
+            transactions: 0,
+        }
+    }
+    /// Was nothing committed into it?
+    pub(super) const fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+    /// Bytes of the log it needs at worst.
+    pub(super) fn worst_bytes(&self, layout: &Layout) -> u64 {
+        if self.is_empty() { 0 } else { layout.checkpoint_bytes(self.bytes) }
+    }
+    /// Bytes its items take in records.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+    /// Take the items of a transaction.
+    pub(super) fn add(&mut self, items: Vec<LogItem>) {
+        self.transactions += 1;
+        for LogItem { item, vectors } in items {
+            self.add_item(item, vectors);
+        }
+    }
+    fn add_item(&mut self, item: Arc<dyn Item>, vectors: Vectors) {
+        let mut slot = Slot { key: item.key(), item, vectors, left_out: false };
+        if let Some(id) = slot.item.ends_intent()
+            && let Some(at) = self.index.find(&ItemKey::Intent(id), &self.slots)
+            && !self.slots[at].left_out
+        {
+            self.bytes -= self.slots[at].bytes();
+            self.slots[at].leave_out();
+            slot.leave_out();
+        }
+        self.bytes += slot.bytes();
+        match self.index.find(&slot.key, &self.slots) {
+            Some(at) => {
+                self.bytes -= self.slots[at].bytes();
+                let old = core::mem::replace(&mut self.slots[at], slot);
+                let new = &self.slots[at].item;
+                if !core::ptr::addr_eq(Arc::as_ptr(&old.item), Arc::as_ptr(new)) {
+                    new.pin();
+                    self.displaced.push(old.item);
+                }
+            }
+            None => {
+                slot.item.pin();
+                self.slots.push(slot);
+                self.index.insert(self.slots.len() - 1, &self.slots);
+            }
+        }
+    }
+    /// Forget everything, for use as a later checkpoint, keeping the memory.
+    pub(super) fn recycle(&mut self, seq: CommitSeq) {
+        self.seq = seq;
+        self.slots.clear();
+        self.displaced.clear();
+        self.index.clear();
+        self.bytes = 0;
+        self.transactions = 0;
+    }
+}
+
+impl Slot {
+    fn leave_out(&mut self) {
+        self.left_out = true;
+        self.vectors = Vectors::new();
+    }
+}
+
+/// Finds slots by key: a table of slot numbers plus one, 0 where there is none, probed
+/// linearly. Slots are never removed singly.
+#[derive(Default)]
+struct Index {
+    table: Vec<u32>,
+}
+
+impl Index {
+    fn find(&self, key: &ItemKey, slots: &[Slot]) -> Option<usize> {
+        let mask = self.table.len().checked_sub(1)?;
+        let mut at = hash(key) as usize & mask;
+        loop {
+            match self.table[at] {
+                0 => return None,
+                n if slots[n as usize - 1].key == *key => return Some(n as usize - 1),
+                _ => at = (at + 1) & mask,
+            }
+        }
+    }
+    /// Slot `new` was added, the last one.
+    fn insert(&mut self, new: usize, slots: &[Slot]) {
+        // At most half full.
+        if slots.len() * 2 > self.table.len() {
+            let size = (slots.len() * 4).next_power_of_two().max(64);
+            self.table.clear();
+            self.table.resize(size, 0);
+            for slot in 0..slots.len() {
+                self.put(slot, slots);
+            }
+        } else {
+            self.put(new, slots);
+        }
+    }
+    fn put(&mut self, slot: usize, slots: &[Slot]) {
+        let mask = self.table.len() - 1;
+        let mut at = hash(&slots[slot].key) as usize & mask;
+        while self.table[at] != 0 {
+            at = (at + 1) & mask;
+        }
+        self.table[at] = slot as u32 + 1;
+    }
+    fn clear(&mut self) {
+        self.table.fill(0);
+    }
+}
+
+fn hash(key: &ItemKey) -> u64 {
+    let (kind, number) = match *key {
+        ItemKey::Icreate(n) => (1, n),
+        ItemKey::Buffer(n, _) => (2, n),
+        ItemKey::Inode(n) => (3, n),
+        ItemKey::Intent(n) => (4, n),
+        ItemKey::Done(n) => (5, n),
+    };
+    // The middle of the product depends on all lower bits; numbers of a kind are close.
+    (number ^ (kind << 56)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32
+}

@@ -1,0 +1,222 @@
+//! A workload on a file system whose device writes down everything it is asked to do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use holdfast_fs::Error;
+use holdfast_fs::block::{
+    BioFlags, MemDisk, MemDiskConfig, Op as BlockOp, Queue, Sector, TraceDisk, TraceEvent,
+    TracedRequest,
+};
+use holdfast_fs::pagecache::{CacheConfig, PageCache};
+use holdfast_fs::platform::host::{HostEnvironment, HostMemory, SimPageTable};
+use holdfast_fs::syscall::{Fd, OpenFlags, Process};
+use holdfast_fs::vfs::{CharDevice, FileSystem, Namespace};
+use holdfast_fs::xfs::{Mount, MountOptions};
+
+use super::model::Model;
+use super::ops::{Op, call};
+use super::workload::{Random, next};
+
+/// What happened, in order.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The call with this number begins.
+    Begin(usize),
+    /// It has returned.
+    End(usize),
+    /// Bytes were written; FUA: they are durable when the next event happens.
+    Write { sector: u64, data: Arc<Vec<u8>>, durable: bool },
+    /// Everything written before is durable.
+    Flush,
+}
+
+/// A workload, and what it did to the device.
+pub struct Recording {
+    /// The device before the first call.
+    pub base: Arc<Vec<u8>>,
+    pub calls: Vec<Op>,
+    pub events: Vec<Event>,
+    /// Calls by name; names of calls that are not supported.
+    pub made: BTreeMap<String, usize>,
+    pub refused: BTreeMap<String, usize>,
+}
+
+/// A console nobody looks at.
+struct Silent;
+impl CharDevice for Silent {
+    fn read(&self, _: &mut [u8]) -> holdfast_fs::Result<usize> {
+        Ok(0)
+    }
+    fn write(&self, buffer: &[u8]) -> holdfast_fs::Result<usize> {
+        Ok(buffer.len())
+    }
+}
+
+/// How to record.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub calls: usize,
+    pub block: usize,
+    pub reflink: bool,
+    /// Come near the end of the log before the first call.
+    pub near_wrap: bool,
+}
+
+/// A whole stack, its device recorded.
+struct Stack {
+    trace: Arc<TraceDisk>,
+    disk: Arc<MemDisk>,
+    cache: Arc<PageCache>,
+    fs: Arc<FileSystem>,
+    process: Arc<Process>,
+}
+
+impl Stack {
+    fn over(image: &Arc<Vec<u8>>) -> Self {
+        let disk = MemDisk::over(
+            image.clone(),
+            MemDiskConfig {
+                capacity_sectors: image.len() as u64 / 512,
+                ..MemDiskConfig::default()
+            },
+        );
+        let trace = TraceDisk::new(disk.clone());
+        let memory = HostMemory::new(16384);
+        let mount = Mount::open(Queue::new(trace.clone()), memory.clone(), MountOptions::default())
+            .expect("a new file system mounts");
+        let environment = HostEnvironment::seeded(1);
+        mount.set_environment(environment.clone());
+        let cache = PageCache::new(memory.clone(), CacheConfig::default());
+        let fs = FileSystem::new(mount, cache.clone());
+        let ns = Namespace::new(Some(fs.clone()));
+        let stdio: Arc<dyn CharDevice> = Arc::new(Silent);
+        let stdio = [stdio.clone(), stdio.clone(), stdio];
+        let process = Process::new(ns, SimPageTable::new(), memory, environment, stdio);
+        Self { trace, disk, cache, fs, process }
+    }
+    /// Fill most of the log, so that what follows goes round its end.
+    fn fill_log(&self) {
+        let log_bytes =
+            u64::from(self.fs.mount().geometry().log_blocks) << self.fs.mount().geometry().block_log;
+        let flags = OpenFlags::RDWR | OpenFlags::CREAT;
+        let fd = self.process.open(b"/filler", flags, 0o644).expect("a file");
+        let mut logged = 0;
+        let first = self.fs.mount().geometry().sector(self.fs.mount().geometry().log_start).0;
+        let log = first..first + log_bytes / 512;
+        for i in 0.. {
+            self.process.fchmod(fd, 0o600 + (i % 64)).expect("chmod");
+            self.process.fsync(fd).expect("fsync");
+            for event in self.trace.take() {
+                if let TraceEvent::Submitted(r) = event
+                    && r.op == BlockOp::Write
+                    && log.contains(&r.sector.0)
+                {
+                    logged += r.length_bytes;
+                }
+            }
+            if logged > log_bytes - (400 << 10) {
+                break;
+            }
+        }
+        self.process.close(fd).expect("close");
+        self.process.unlink(b"/filler").expect("unlink");
+        self.process.sync();
+    }
+    fn bytes(&self) -> Arc<Vec<u8>> {
+        let mut bytes = vec![0; self.trace_capacity() * 512];
+        self.disk.peek(Sector(0), &mut bytes);
+        Arc::new(bytes)
+    }
+    fn trace_capacity(&self) -> usize {
+        use holdfast_fs::block::BlockDevice;
+        self.disk.info().capacity_sectors as usize
+    }
+}
+
+/// Add what the device was asked to do.
+fn add_events(events: &mut Vec<Event>, traced: Vec<TraceEvent>) {
+    for event in traced {
+        // Requests end where they begin: the disk carries them out at once.
+        let TraceEvent::Submitted(request) = event else { continue };
+        let TracedRequest { op, sector, flags, data, length_bytes, .. } = request;
+        match op {
+            BlockOp::Read | BlockOp::Discard => {}
+            BlockOp::Flush => events.push(Event::Flush),
+            BlockOp::Write | BlockOp::WriteZeroes => {
+                if flags.contains(BioFlags::PREFLUSH) {
+                    events.push(Event::Flush);
+                }
+                let data = match op {
+                    BlockOp::Write => data,
+                    _ => Arc::new(vec![0; length_bytes as usize]),
+                };
+                let durable = flags.contains(BioFlags::FUA);
+                events.push(Event::Write { sector: sector.0, data, durable });
+            }
+        }
+    }
+}
+
+/// Is it that the stack cannot do this at all?
+fn unsupported(e: &Error) -> bool {
+    matches!(e, Error::NotSupported(_) | Error::NotImplemented)
+}
+
+/// Run a random workload on an image.
+///
+/// # Panics
+/// If a call fails that cannot.
+pub fn record(image: &Arc<Vec<u8>>, plan: &Plan) -> Recording {
+    let stack = Stack::over(image);
+    if plan.near_wrap {
+        stack.fill_log();
+    } else {
+        stack.process.sync();
+    }
+    stack.trace.take();
+    let base = stack.bytes();
+    let mut random = Random(plan.seed);
+    let mut model = Model::default();
+    let (mut calls, mut events) = (Vec::new(), Vec::new());
+    let (mut made, mut refused) = (BTreeMap::new(), BTreeMap::new());
+    let mut open: Vec<Fd> = Vec::new();
+    while calls.len() < plan.calls {
+        let op = next(&mut random, &model, plan.block, plan.reflink);
+        events.push(Event::Begin(calls.len()));
+        let result = call(&stack.process, &op, &mut open);
+        add_events(&mut events, stack.trace.take());
+        let done = match result {
+            Ok(()) => {
+                *made.entry(op.name()).or_default() += 1;
+                op
+            }
+            Err(e) if unsupported(&e) => {
+                *refused.entry(op.name()).or_default() += 1;
+                Op::Nothing
+            }
+            Err(e) => panic!(
+                "seed {}, call {}: {}: {e}",
+                plan.seed,
+                calls.len(),
+                op.describe()
+            ),
+        };
+        events.push(Event::End(calls.len()));
+        model.begin(&done);
+        model.end(&done);
+        calls.push(done);
+    }
+    for fd in open {
+        stack.process.close(fd).expect("close");
+    }
+    stack.process.exit();
+    stack.fs.unmount().expect("nobody uses the file system");
+    stack.cache.stop();
+    events.push(Event::Begin(calls.len()));
+    add_events(&mut events, stack.trace.take());
+    calls.push(Op::Sync);
+    events.push(Event::End(calls.len() - 1));
+    Recording { base, calls, events, made, refused }
+}

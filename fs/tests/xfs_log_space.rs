@@ -1,0 +1,281 @@
+//! The log's space: operations of several steps on a ring that is far too small for them,
+//! under threads of the host and under a deterministic scheduler.
+//!
+//! ```text
+//! cargo test -p holdfast-fs --features check --test xfs_log_space
+//! cargo test -p holdfast-fs --features shuttle,check --test xfs_log_space
+//! ```
+
+mod xfs_log_support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use holdfast_fs::block::Completion;
+use holdfast_fs::locks;
+use holdfast_fs::xfs::log::head::ReadLog;
+use holdfast_fs::xfs::reservation::Reservation;
+use holdfast_sync::Mutex;
+use holdfast_sync::thread::{Priority, spawn, yield_now};
+use xfs_log_support::parse::parse;
+use xfs_log_support::{Block, Rig, Ring, Setup, mkfs};
+
+fn random(seed: &mut u64) -> u64 {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    *seed >> 8
+}
+
+/// A block and who works on it, as an inode with its lock.
+struct Owned {
+    block: Arc<Block>,
+    owner: Mutex<()>,
+}
+
+/// What the threads share.
+struct Bench {
+    rig: Rig,
+    blocks: Vec<Owned>,
+    operations: AtomicU64,
+}
+
+#[derive(Clone, Copy)]
+struct Load {
+    threads: u64,
+    operations: u64,
+    steps: u64,
+    /// Most bytes a step changes in each block it holds.
+    bytes: usize,
+}
+
+impl Bench {
+    fn new(image: &Arc<Vec<u8>>, setup: Setup, blocks: u64) -> Arc<Self> {
+        let rig = Rig::with(image, setup);
+        let owned = |n| Owned { block: rig.block(n), owner: Mutex::new(&locks::ILOCK, ()) };
+        let blocks = (0..blocks).map(owned).collect();
+        Arc::new(Self { rig, blocks, operations: AtomicU64::new(0) })
+    }
+    /// One operation: reserve, lock two blocks, some steps that each log both of them.
+    fn operate(&self, load: Load, seed: &mut u64) {
+        let bytes = (2 * (load.bytes + 128 + 64 + 12 * 34)) as u32;
+        let reservation = Reservation { bytes, count: 2 };
+        let mut ticket = self.rig.log.reserve(reservation).expect("space");
+        let first = random(seed) as usize % (self.blocks.len() - 1);
+        let second = first + 1 + random(seed) as usize % (self.blocks.len() - first - 1);
+        let held = [&self.blocks[first], &self.blocks[second]];
+        let guards = held.map(|owned| owned.owner.lock());
+        let steps = 1 + random(seed) % load.steps;
+        let mut seq = None;
+        for step in 0..steps {
+            if step > 0 {
+                self.rig.log.regrant(&mut ticket).expect("space");
+            }
+            let len = (1 + random(seed) as usize % (load.bytes / 4)) * 4;
+            let at = random(seed) as usize % ((4096 - len) / 4 + 1) * 4;
+            let data = vec![random(seed) as u8; len];
+            let changes = held.map(|owned| (&owned.block, at, &data[..]));
+            seq = Some(self.rig.commit_with(&mut ticket, &changes));
+        }
+        drop(guards);
+        self.rig.log.release(ticket);
+        if random(seed) % 4 == 0 {
+            self.rig.log.force(seq.expect("a step")).expect("force");
+        }
+        self.operations.fetch_add(1, Ordering::Relaxed);
+    }
+    /// The threads do their operations; then everything is in order.
+    fn run(self: &Arc<Self>, load: Load, seed: u64) {
+        let threads: Vec<_> = (0..load.threads)
+            .map(|n| {
+                let bench = self.clone();
+                spawn("worker", Priority::Normal, move || {
+                    let mut seed = (seed + n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                    for _ in 0..load.operations {
+                        bench.operate(load, &mut seed);
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join();
+        }
+        assert_eq!(self.operations.load(Ordering::Relaxed), load.threads * load.operations);
+        self.finish();
+    }
+    fn finish(&self) {
+        let rig = &self.rig;
+        rig.log.force_all().expect("force");
+        let ring = Ring(rig).read(0, Ring(rig).blocks()).expect("the ring");
+        parse(&ring);
+        rig.log.push_all().expect("push");
+        rig.log.stop();
+        let statistics = rig.log.statistics();
+        assert_eq!(statistics.overruns, 0);
+        for owned in &self.blocks {
+            let mut bytes = vec![0; 4096];
+            rig.disk.peek(owned.block.sector, &mut bytes);
+            assert!(bytes == owned.block.contents(), "not in place");
+            assert_eq!(owned.block.pins(), 0);
+        }
+        // Nothing is promised to anybody any more.
+        let used = rig.ring_bytes() - rig.log.capacity_bytes();
+        let last = rig.log.capacity_bytes() - rig.log.free_bytes();
+        assert!(last <= rig.ring_bytes() && used < rig.ring_bytes() / 4);
+        rig.log.unmount_record().expect("unmount");
+        assert!(rig.log.capacity_bytes() - rig.log.free_bytes() <= 4096);
+    }
+}
+
+#[cfg(not(feature = "shuttle"))]
+mod host {
+    use super::*;
+
+    /// A ring of 128 KiB, some megabytes of changes.
+    fn crowded(completion: Completion, thread: bool) {
+        let setup = Setup { completion, log_blocks: Some(32), ..Setup::default() };
+        let bench = Bench::new(&mkfs(16, &[]), setup, 24);
+        if thread {
+            bench.rig.log.start();
+        }
+        let load = Load { threads: 8, operations: 150, steps: 6, bytes: 4000 };
+        bench.run(load, 3);
+        let statistics = bench.rig.log.statistics();
+        println!("{completion:?} thread {thread}: {statistics:?}");
+        assert!(bench.rig.log.head().cycle() > 10, "{statistics:?}");
+        assert!(statistics.waits > 100, "{statistics:?}");
+    }
+
+    #[test]
+    fn many_wait_without_a_thread() {
+        crowded(Completion::Inline, false);
+        crowded(Completion::Reordered(2, 9), false);
+    }
+
+    #[test]
+    fn many_wait_for_the_thread() {
+        crowded(Completion::Inline, true);
+        crowded(Completion::Reordered(2, 9), true);
+    }
+
+    /// Pushes go nowhere for a while: reservations wait, and go on when they do again.
+    #[test]
+    fn slow_pushes() {
+        for thread in [false, true] {
+            let setup = Setup { log_blocks: Some(32), ..Setup::default() };
+            let bench = Bench::new(&mkfs(16, &[]), setup, 40);
+            if thread {
+                bench.rig.log.start();
+            }
+            let first = &bench.blocks[0].block;
+            first.held.store(true, Ordering::SeqCst);
+            let seq = bench.rig.commit(&[(first, 0, &[1; 64])]);
+            bench.rig.log.force(seq).expect("force");
+            let tail = bench.rig.log.durable_tail();
+            std::thread::scope(|scope| {
+                let worker = scope.spawn(|| {
+                    for n in 0..200_usize {
+                        let block = &bench.blocks[1 + n % 39].block;
+                        bench.rig.commit(&[(block, n, &[2; 3000])]);
+                    }
+                });
+                let started = std::time::Instant::now();
+                while bench.rig.log.statistics().waits == 0 {
+                    assert!(started.elapsed().as_secs() < 20);
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                assert!(!worker.is_finished(), "the ring is full up to the block that is held");
+                assert!(bench.rig.log.tail() >= tail && bench.rig.log.ail_len() > 0);
+                first.held.store(false, Ordering::SeqCst);
+            });
+            bench.finish();
+        }
+    }
+
+    /// A shutdown wakes those who wait for space.
+    #[test]
+    fn a_shutdown_ends_the_wait() {
+        use holdfast_fs::xfs::log::item::Journal;
+        for thread in [false, true] {
+            let setup = Setup { log_blocks: Some(32), ..Setup::default() };
+            let rig = Rig::with(&mkfs(16, &[]), setup);
+            if thread {
+                rig.log.start();
+            }
+            // Two of these are more than half of the ring.
+            let r = Reservation { bytes: 30_000, count: 1 };
+            let ticket = rig.log.reserve(r).expect("space");
+            std::thread::scope(|scope| {
+                let waiter = scope.spawn(|| {
+                    rig.log.reserve(r).and_then(|first| {
+                        let second = rig.log.reserve(r);
+                        rig.log.release(first);
+                        second.map(|t| rig.log.release(t))
+                    })
+                });
+                while rig.log.statistics().waits == 0 {
+                    yield_now();
+                }
+                rig.log.shut_down("because");
+                assert_eq!(waiter.join().unwrap(), Err(holdfast_fs::Error::Shutdown));
+            });
+            rig.log.release(ticket);
+            rig.log.stop();
+        }
+    }
+
+    #[test]
+    fn what_can_never_fit_is_refused() {
+        let setup = Setup { log_blocks: Some(32), ..Setup::default() };
+        let rig = Rig::with(&mkfs(16, &[]), setup);
+        let r = Reservation { bytes: 200_000, count: 1 };
+        assert!(matches!(rig.log.reserve(r), Err(holdfast_fs::Error::Invalid(_))));
+    }
+}
+
+#[cfg(feature = "shuttle")]
+mod scheduled {
+    use super::*;
+
+    fn explore(
+        schedules: usize,
+        thread: bool,
+        log_blocks: u32,
+        load: Load,
+        completion: Completion,
+    ) -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        static WAITS: AtomicU64 = AtomicU64::new(0);
+        let image = mkfs(16, &[]);
+        let before = WAITS.load(Ordering::Relaxed);
+        let scenario = move || {
+            let setup = Setup { completion, log_blocks: Some(log_blocks), ..Setup::default() };
+            let bench = Bench::new(&image, setup, 6);
+            if thread {
+                bench.rig.log.start();
+            }
+            bench.run(load, NEXT.fetch_add(1, Ordering::Relaxed));
+            yield_now();
+            WAITS.fetch_add(bench.rig.log.statistics().waits, Ordering::Relaxed);
+        };
+        shuttle::check_random(scenario, schedules);
+        WAITS.load(Ordering::Relaxed) - before
+    }
+
+    #[test]
+    fn commits_and_forces() {
+        let load = Load { threads: 3, operations: 3, steps: 2, bytes: 400 };
+        explore(300, false, 64, load, Completion::Threads(1));
+        explore(200, true, 64, load, Completion::Threads(1));
+    }
+
+    #[test]
+    fn a_ring_too_small_for_all() {
+        let load = Load { threads: 3, operations: 5, steps: 4, bytes: 3500 };
+        let waits = explore(200, false, 14, load, Completion::Inline);
+        assert!(waits > 200, "{waits} waits");
+        let waits = explore(150, true, 14, load, Completion::Threads(1));
+        assert!(waits > 150, "{waits} waits");
+    }
+}
