@@ -103,8 +103,8 @@ pub unsafe fn read(address: u64) -> BootInfo {
         }
     }
     if info.nr_modules > 0 {
-        // SAFETY: there is a first one.
-        let module = unsafe { &*direct(info.modules).cast::<Module>() };
+        // SAFETY: there is a first one, wherever the firmware put it.
+        let module = unsafe { direct(info.modules).cast::<Module>().read_unaligned() };
         if module.size > 0 {
             boot.module = Some(Range { start: module.address, end: module.address + module.size });
         }

@@ -91,8 +91,7 @@ impl Worker<'_> {
                     owed += self.rate;
                     while owed >= 1.0 {
                         owed -= 1.0;
-                        let choice =
-                            [Choice::Everything, Choice::Some, Choice::Torn, Choice::Torn];
+                        let choice = [Choice::Everything, Choice::Some, Choice::Torn, Choice::Torn];
                         let choice = choice[(self.next % 4) as usize];
                         self.try_state(&device, &model, choice)?;
                     }
@@ -125,11 +124,12 @@ impl Worker<'_> {
         self.coverage.torn += u64::from(state.torn);
         self.coverage.lost += u64::from(state.lost);
         result.map_err(|e| {
+            let kept = keep(&device.disk(&state), self.seed, number);
             let calls = model.calls();
             let call = self.recording.calls[calls.saturating_sub(1)].describe();
             format!(
                 "{}: state {number} ({choice:?}), in or after call {calls} ({call}): {e}\n\
-                 replay with HOLDFAST_SEED={} HOLDFAST_STATE={number}",
+                 the state is in {kept}; replay with HOLDFAST_SEED={} HOLDFAST_STATE={number}",
                 self.name, self.seed
             )
         })
@@ -186,6 +186,16 @@ impl Worker<'_> {
     }
 }
 
+/// Keep a disk for those who want to look at it.
+fn keep(disk: &MemDisk, seed: u64, number: u64) -> String {
+    let directory = Path::new(option_env!("CARGO_TARGET_TMPDIR").unwrap_or("/tmp"));
+    let path = directory.join(format!("crash-{seed}-{number}.image"));
+    match std::fs::write(&path, judge::bytes(disk)) {
+        Ok(()) => path.display().to_string(),
+        Err(e) => format!("no file ({e})"),
+    }
+}
+
 /// Let xfs_repair judge.
 fn repair(path: &Path, disk: &MemDisk) -> Result<(), String> {
     std::fs::write(path, judge::bytes(disk)).map_err(|e| e.to_string())?;
@@ -216,6 +226,11 @@ fn campaign(options: &[&str], megabytes: u64, plan: &Plan, states: u64) -> Cover
         recording.made,
         recording.refused
     );
+    if setting("HOLDFAST_STATE").is_some() {
+        for (i, call) in recording.calls.iter().enumerate() {
+            println!("call {}: {}", i + 1, call.describe());
+        }
+    }
     let (seen, stop) = (Mutex::new(HashSet::new()), AtomicBool::new(false));
     let workers = 2;
     let results: Vec<Result<Coverage, String>> = std::thread::scope(|scope| {
@@ -275,7 +290,7 @@ fn whatever_a_power_cut_leaves_is_recovered() {
             continue;
         }
         let seed = setting("HOLDFAST_SEED").unwrap_or(i as u64 + 1);
-        let plan = Plan { seed, calls, block, reflink, near_wrap: i % 2 == 0 };
+        let plan = Plan { seed, calls, block, reflink, near_wrap: i % 2 == 0, forced: i == 1 };
         all.add(&campaign(options, megabytes, &plan, states));
     }
     println!("all: {}", all.describe());

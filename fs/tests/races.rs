@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use holdfast_fs::block::Completion;
-use holdfast_fs::iomap::{Change, Source};
+use holdfast_fs::iomap::Change;
 use holdfast_fs::lab::{Guard, Point};
 use holdfast_fs::mm::MapFlags;
-use holdfast_fs::platform::{Page, VirtAddr};
-use holdfast_fs::{Error, Result};
+use holdfast_fs::platform::VirtAddr;
 use holdfast_sync::thread::{JoinHandle, Priority, spawn, yield_now};
+use support::EndingSource;
 use support::model::Data;
 use support::model_world::{ModelWorld, Open};
 
@@ -224,33 +224,8 @@ fn v1_a_reservation_allocated_meanwhile_does_no_harm_either_way() {
 
 // ---- A, T4: a store uses the reservation of a write that ends short
 
-/// Bytes of which the second half cannot be had.
-struct HalfSource {
-    at: usize,
-    good: usize,
-    len: usize,
-}
-
-impl Source for HalfSource {
-    fn remaining(&self) -> usize {
-        self.len - self.at
-    }
-    fn take(&mut self, page: &Page, offset: usize, len: usize) -> usize {
-        let n = len.min(self.good - self.at);
-        page.write(offset, &vec![0x57; n]);
-        self.at += n;
-        n
-    }
-    fn revert(&mut self, len: usize) {
-        self.at -= len;
-    }
-    fn fault_in(&mut self) -> Result<()> {
-        if self.at < self.good { Ok(()) } else { Err(Error::Fault) }
-    }
-}
-
 fn short_write(b: &Bench) {
-    let mut source = HalfSource { at: 0, good: 8192, len: 16384 };
+    let mut source = EndingSource::new(8192, 16384, 0x57);
     assert_eq!(b.file.write_from(0, &mut source), Ok(8192));
 }
 
@@ -384,17 +359,16 @@ fn j(shift: u32, on: bool) {
     b.file.write(0, &[0x61; 100]).unwrap();
     let reached = b.at(Point::Written, 0, |b| {
         let b = b.clone();
-        elsewhere(move || drop(b.file.write(100, &[0x62; 100]).unwrap()));
+        elsewhere(move || assert_eq!(b.file.write(100, &[0x62; 100]), Ok(100)));
     });
-    let crashed = Arc::new(std::sync::Mutex::new(Vec::new()));
     b.file.mapping.write_and_wait(0..1);
-    crashed.lock().unwrap().extend(b.file.fs.after_crash());
+    let crashed = b.file.fs.after_crash();
     assert!(reached.load(Ordering::SeqCst), "the point was not reached");
     let mut expected = vec![0x61; 100];
     if !on {
         expected.resize(200, 0);
     }
-    assert_eq!(*crashed.lock().unwrap(), expected, "after a crash");
+    assert_eq!(crashed, expected, "after a crash");
     b.file.sync().unwrap();
     assert_eq!(b.file.fs.after_crash().len(), 200);
     b.done();

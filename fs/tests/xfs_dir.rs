@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use holdfast_fs::Error;
 use holdfast_fs::block::{MemDisk, SECTOR_SIZE, Sector};
 use holdfast_fs::xfs::namespace::{Create, NewKind, Rename, RenameFlags};
 use holdfast_fs::xfs::{Ino, Inode, Mount};
@@ -224,4 +225,56 @@ fn directory_blocks_larger_than_blocks() {
 fn names_that_hash_alike() {
     let colliding = Plan { colliding: true, ..plan(1500, 0) };
     history(&["-b", "size=1024", "-n", "size=4096"], 8, colliding);
+}
+
+#[test]
+fn names_without_regard_to_case() {
+    let scratch = Scratch::new("dir-case");
+    let mut world = World::new(&scratch, &["-n", "version=ci"]);
+    let mut model = Model::new();
+    for i in 0..2000 {
+        let name = format!("Name-{i}-{}", "Xy".repeat(i % 20)).into_bytes();
+        world.mount.link(&world.dir, &name, &world.files[0], false).expect("linked");
+        model.insert(name, world.files[0].ino());
+    }
+    world = world.remount(&scratch);
+    world.compare(&model);
+    for name in model.keys() {
+        let other = name.to_ascii_uppercase();
+        assert_eq!(world.dir.lookup(&other), Ok(world.files[0].ino()));
+        world.mount.unlink(&world.dir, &other, &world.files[0]).expect("unlinked");
+    }
+    world = world.remount(&scratch);
+    world.compare(&Model::new());
+}
+
+/// A full file system says so, and everything can be taken away again.
+#[test]
+fn full_and_empty_again() {
+    for options in [["-b", "size=1024", "-n", "size=4096"], ["-b", "size=4096", "-n", "size=16384"]]
+    {
+        let scratch = Scratch::new("dir-full");
+        let mut world = World::new(&scratch, &options);
+        let free = world.mount.statfs().blocks_free;
+        let mut model = Model::new();
+        let full = loop {
+            let name = format!("{:0200}", model.len()).into_bytes();
+            match world.mount.link(&world.dir, &name, &world.files[0], false) {
+                Ok(()) => model.insert(name, world.files[0].ino()),
+                Err(e) => break e,
+            };
+        };
+        assert_eq!(full, Error::NoSpace);
+        assert!(!world.mount.is_shut_down());
+        world = world.remount(&scratch);
+        world.compare(&model);
+        // Every other one first: blocks in the middle of extents are freed.
+        let (odd, even): (Vec<_>, Vec<_>) = model.keys().enumerate().partition(|(i, _)| i % 2 == 1);
+        for (_, name) in odd.into_iter().chain(even) {
+            world.mount.unlink(&world.dir, name, &world.files[0]).expect("unlinked");
+        }
+        world = world.remount(&scratch);
+        world.compare(&Model::new());
+        assert_eq!(world.mount.statfs().blocks_free, free);
+    }
 }

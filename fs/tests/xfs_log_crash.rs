@@ -288,24 +288,3 @@ fn power_cuts_in_long_checkpoints() {
     };
     cut_everywhere(&load, 5);
 }
-#[test]
-#[ignore]
-fn linux_image() {
-    for (name, options, mb) in [("a", &[][..], 16), ("b", &["-l", "su=64k"][..], 64)] {
-        let rig = Rig::new(&mkfs(mb, options));
-        let pairs: Vec<_> = (0..100).map(|n| [rig.block(2 * n), rig.block(2 * n + 1)]).collect();
-        let load = Load { transactions: 6000, pairs: 100, bytes: 4088, commits_a_force: 60, ..SMALL };
-        let mut seed = 77;
-        work(&rig, &pairs, &load, &mut seed);
-        rig.log.force_all().unwrap();
-        println!("{:?} {:?}", rig.log.head(), rig.log.durable_tail());
-        let scratch = xfs_log_support::Scratch::new("linux");
-        std::fs::copy(rig.save(&scratch), format!("/tmp/log-linux-{name}.img")).unwrap();
-        let mut all = Vec::new();
-        for b in pairs.iter().flatten() {
-            all.extend_from_slice(&b.sector.0.to_le_bytes());
-            all.extend_from_slice(&b.contents());
-        }
-        std::fs::write(format!("/tmp/log-linux-{name}.want"), all).unwrap();
-    }
-}

@@ -298,6 +298,9 @@ fn random_changes(shape: usize, seed: u64, steps: u64) {
         compare(&v, &tree);
         image = v.finish();
     }
+    if let Ok(place) = std::env::var("IMAGE") {
+        std::fs::write(place, &image[..]).expect("the image can be kept");
+    }
     let v = Volume::over(&image);
     compare(&v, &tree);
     remove_all(&v, b"");
@@ -324,7 +327,7 @@ fn random_changes_agree_with_the_model() {
 }
 
 /// `cargo test --release -p holdfast-fs --test xfs_namespace -- --ignored soak`; SEEDS and
-/// STEPS say how much.
+/// STEPS say how much. IMAGE keeps the last image, for others to look at.
 #[test]
 #[ignore = "runs as long as it is told to"]
 fn soak() {
@@ -417,6 +420,42 @@ fn a_file_without_names_lives_as_long_as_it_is_open() {
     let after = p.statfs(b"/").unwrap();
     assert_eq!((before.files_free, before.blocks_free), (after.files_free, after.blocks_free));
     v.finish();
+}
+
+#[test]
+fn what_lost_its_name_before_a_crash_is_freed_at_the_next_mount() {
+    for (megabytes, options) in &SHAPES[..4] {
+        let image = mkfs(*megabytes, options);
+        let v = Volume::over(&image);
+        let p = &v.process;
+        v.touch(b"/warm").unwrap();
+        let before = p.statfs(b"/").unwrap();
+        let mut open = Vec::new();
+        // More than one in the same list.
+        for n in 0..200 {
+            let path = format!("/f{n}").into_bytes();
+            open.push(v.create(&path).unwrap());
+            p.unlink(&path).unwrap();
+        }
+        // Out of the middle.
+        for fd in open.drain(90..110) {
+            p.close(fd).unwrap();
+        }
+        p.mkdir(b"/d", 0o755).unwrap();
+        p.chdir(b"/d").unwrap();
+        p.rmdir(b"/d").unwrap();
+        open.push(p.open(b"/", OpenFlags::TMPFILE | OpenFlags::RDWR, 0o600).unwrap());
+        p.sync();
+        let crashed = Arc::new(v.bytes());
+        drop(open);
+        let after = Volume::over(&crashed);
+        assert_eq!(after.list(b"/"), [b"warm"]);
+        let now = after.process.statfs(b"/").unwrap();
+        assert_eq!((before.blocks_free, before.files_free), (now.blocks_free, now.files_free));
+        after.finish();
+        p.exit();
+        v.finish();
+    }
 }
 
 #[test]

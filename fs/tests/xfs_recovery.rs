@@ -11,18 +11,20 @@ use xfs_support::mutate::Random;
 use xfs_support::{Scratch, mkfs, mount_bytes, walk};
 
 use holdfast_fs::block::{Fault, FaultDisk, Op, Queue, Sector};
+use holdfast_fs::iomap::{Ops, Purpose};
 use holdfast_fs::xfs::log::head::{Ends, Found};
 use holdfast_fs::xfs::log::recovery;
 use holdfast_fs::xfs::ondisk::inode::InodeCore;
+use holdfast_fs::xfs::ondisk::log_inode::{root_to_fork, root_to_log};
 use holdfast_fs::xfs::ondisk::log_intents::{
-    AttrChange, Done, FreeExtent, Intent, MapExtent, PhysExtent, refcount, rmap,
+    AttrChange, Done, FreeExtent, Intent, MapExtent, PhysExtent, bmap, refcount, rmap,
 };
 use holdfast_fs::xfs::ondisk::log_items::{BufKind, IcreateFormat, item};
 use holdfast_fs::xfs::ondisk::log_record::{Lsn, cycle_of};
 use holdfast_fs::xfs::ondisk::superblock::Superblock;
 use holdfast_fs::xfs::ondisk::{be64, stamp_checksum};
 use holdfast_fs::xfs::types::{AgBlock, AgNumber, FsBlock};
-use holdfast_fs::xfs::{Ino, MountError};
+use holdfast_fs::xfs::{Ino, Inode, Mount, MountError};
 
 const FILES: u64 = 6;
 
@@ -256,9 +258,8 @@ fn records_go_round_the_end_of_the_log() {
             let mut log = Writer::new(&device, &ends);
             log.size = size;
             for i in 0..records {
-                let items: Vec<Item> = (0..5)
-                    .map(|file| base.chmod(&device, file, 0o600 + i as u16))
-                    .collect();
+                let items: Vec<Item> =
+                    (0..5).map(|file| base.chmod(&device, file, 0o600 + i as u16)).collect();
                 log.checkpoint(&items, 30 << 10);
             }
             let recovered = device.recover().expect("recovery");
@@ -386,8 +387,7 @@ fn unfinished_intents_are_handed_over_in_order() {
     let device = base.device();
     let mut log = Writer::new(&device, &clean_ends(&device));
     let mut packed = intent(9, &free);
-    let extents: Vec<u8> =
-        packed[0][16..].chunks(16).flat_map(|e| e[..12].to_vec()).collect();
+    let extents: Vec<u8> = packed[0][16..].chunks(16).flat_map(|e| e[..12].to_vec()).collect();
     packed[0].truncate(16);
     packed[0].extend(extents);
     log.checkpoint(&[packed], 30 << 10);
@@ -420,8 +420,7 @@ fn what_cannot_be_replayed_is_refused_by_name() {
     let icreate = |count, block| {
         let mut region = Vec::new();
         let length = 8;
-        let format =
-            IcreateFormat { ag: 0, block, count, inode_bytes: 512, length, generation: 1 };
+        let format = IcreateFormat { ag: 0, block, count, inode_bytes: 512, length, generation: 1 };
         format.encode(&mut region);
         vec![region]
     };
@@ -473,8 +472,15 @@ fn new_inodes_are_initialised() {
     let device = base.device();
     let mut log = Writer::new(&device, &clean_ends(&device));
     let mut region = Vec::new();
-    IcreateFormat { ag: 0, block: 3400, count: 64, inode_bytes: 512, length: 8, generation: 0xabcd }
-        .encode(&mut region);
+    IcreateFormat {
+        ag: 0,
+        block: 3400,
+        count: 64,
+        inode_bytes: 512,
+        length: 8,
+        generation: 0xabcd,
+    }
+    .encode(&mut region);
     log.checkpoint(&[vec![region]], 30 << 10);
     device.recover().expect("recovery");
     let g = &device.geometry;
@@ -533,6 +539,145 @@ fn random_damage_neither_panics_nor_writes_when_refused() {
     }
     println!("{accepted} accepted, {turned_away} refused");
     assert!(accepted > 0 && turned_away > 0);
+}
+
+#[test]
+fn roots_of_extent_trees_have_another_form_in_the_log() {
+    // Three of at most 20 pointers: keys and pointers lie apart in both forms.
+    let mut fork = vec![0; 336];
+    let room = (fork.len() - 4) / 16;
+    fork[..4].copy_from_slice(&[0, 1, 0, 3]);
+    for i in 0..3 {
+        fork[4 + 8 * i + 7] = 10 + i as u8;
+        fork[4 + 8 * (room + i) + 7] = 20 + i as u8;
+    }
+    let logged = root_to_log(&fork, uuid::Uuid::from_u128(7), Ino(99)).expect("a root");
+    assert_eq!(logged.len(), 72 + 3 * 16);
+    let mut again = vec![0; 336];
+    root_to_fork(&logged, &mut again).expect("a root");
+    assert_eq!(again, fork);
+    // A smaller fork, and one too small.
+    let mut small = vec![0; 4 + 3 * 16];
+    root_to_fork(&logged, &mut small).expect("it fits");
+    assert_eq!((small[4 + 7], small[4 + 24 + 7]), (10, 20));
+    assert!(root_to_fork(&logged, &mut small[..4 + 2 * 16]).is_err());
+    assert!(root_to_fork(&logged[..72 + 2 * 16], &mut again).is_err());
+}
+
+#[test]
+fn inodes_of_32_bit_systems_are_understood() {
+    let base = Base::new("recovery-32", &[]);
+    let device = base.device();
+    let mut log = Writer::new(&device, &clean_ends(&device));
+    let mut item = base.chmod(&device, 0, 0o421);
+    // Without the padding in front of the inode's number.
+    item[0].drain(12..16);
+    log.checkpoint(&[item], 30 << 10);
+    let recovered = device.recover().expect("recovery");
+    assert_eq!(state(&device, base.files[0]).0, 0o421);
+    base.judged(&device, &recovered.ends);
+}
+
+/// Prints how long a full log of the usual size takes.
+#[test]
+#[ignore = "a measurement"]
+fn a_full_log_takes() {
+    let scratch = Scratch::new("recovery-full");
+    let (path, proto) = (scratch.path("image"), scratch.path("proto"));
+    let count = 4000;
+    let files: String = (0..count).map(|i| format!("f{i} ---644 0 0 /dev/null\n")).collect();
+    std::fs::write(&proto, format!("/\n0 0\nd--755 0 0\n{files}$\n")).expect("prototype");
+    mkfs(&path, 400, &["-l", "size=64m"], Some(&proto));
+    let image = Arc::new(std::fs::read(&path).expect("image"));
+    let mount = mount_bytes(image.clone(), true).expect("mount");
+    let root = mount.inode(mount.root()).expect("root");
+    let names = walk::list(&root).expect("names");
+    let inos: Vec<Ino> = names.iter().skip(2).map(|(_, ino, _)| *ino).collect();
+    let device = Device::new(image);
+    let mut log = Writer::new(&device, &clean_ends(&device));
+    let items: Vec<Item> = inos.iter().map(|ino| inode(&device, *ino, |_| ())).collect();
+    while log.head.block() < device.log_blocks() - 4096 {
+        log.checkpoint(&items, 30 << 10);
+    }
+    let started = std::time::Instant::now();
+    let recovered = device.recover().expect("recovery");
+    println!("{:?} in {:?}", recovered.statistics, started.elapsed());
+}
+
+/// The blocks of a file that lies in one extent.
+fn only_extent(mount: &Arc<Mount>, inode: &Arc<Inode>) -> (FsBlock, u32) {
+    let map = inode.begin(0, inode.size(), Purpose::Read).expect("a map");
+    assert!(map.end_bytes() >= inode.size(), "{map:?}");
+    let sector = map.sector(0).expect("blocks");
+    let blocks = inode.size().div_ceil(mount.geometry().block_bytes() as u64) as u32;
+    (mount.geometry().block_at(sector), blocks)
+}
+
+#[test]
+fn unfinished_changes_of_mappings_are_finished() {
+    for options in [&["-m", "rmapbt=1,reflink=1"], &["-m", "rmapbt=0,reflink=1"]] {
+        let scratch = Scratch::new("recovery-maps");
+        let path = |name: &str| scratch.path(name);
+        let data: Vec<u8> = (0..300_000u32).map(|i| (i * 7 % 251) as u8).collect();
+        std::fs::write(path("data"), &data).expect("data");
+        let lines = format!("a ---644 0 0 {}\nb ---644 0 0 /dev/null\n", path("data").display());
+        std::fs::write(path("proto"), format!("/\n0 0\nd--755 0 0\n{lines}$\n")).expect("proto");
+        mkfs(&path("image"), 32, options, Some(&path("proto")));
+        let image = Arc::new(std::fs::read(path("image")).expect("image"));
+        let mount = mount_bytes(image.clone(), true).expect("mount");
+        let a = walk::resolve(&mount, "/a").expect("a");
+        let b = walk::resolve(&mount, "/b").expect("b").ino();
+        let (start, blocks) = only_extent(&mount, &a);
+        let map = |owner: Ino, flags| MapExtent { owner: owner.0, start, offset: 0, blocks, flags };
+        let count = |flags| Intent::Cui(vec![PhysExtent { start, blocks, flags }]);
+        let shares = |device: &Device, ino, bytes: u64| {
+            inode(device, ino, |core| {
+                core[127] |= 2;
+                core[56..64].copy_from_slice(&bytes.to_be_bytes());
+            })
+        };
+        // The blocks of one file were about to be given to the other as well.
+        let device = Device::new(image.clone());
+        let mut log = Writer::new(&device, &clean_ends(&device));
+        let length = data.len() as u64;
+        let items = [
+            shares(&device, a.ino(), length),
+            shares(&device, b, length),
+            intent(1, &count(refcount::INCREASE)),
+            intent(2, &Intent::Bui(vec![map(b, bmap::MAP)])),
+        ];
+        log.checkpoint(&items, 30 << 10);
+        let mount = device.mount().expect("mount");
+        mount.unmount().expect("unmount");
+        drop(mount);
+        let shared = Arc::new(device.contents());
+        let wrong = complaints(&scratch, &shared, &[]);
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        let mount = mount_bytes(shared.clone(), true).expect("mount");
+        for name in ["/a", "/b"] {
+            let file = walk::resolve(&mount, name).expect("file");
+            assert!(walk::read_file(&file).expect("contents") == data, "{name}");
+        }
+        // And now to be taken from the first.
+        let device = Device::new(shared);
+        let mut log = Writer::new(&device, &clean_ends(&device));
+        let items = [
+            intent(7, &Intent::Bui(vec![map(a.ino(), bmap::UNMAP)])),
+            intent(8, &count(refcount::DECREASE)),
+        ];
+        log.checkpoint(&items, 30 << 10);
+        let mount = device.mount().expect("mount");
+        mount.unmount().expect("unmount");
+        drop(mount);
+        let image = Arc::new(device.contents());
+        let wrong = complaints(&scratch, &image, &[]);
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        let mount = mount_bytes(image, true).expect("mount");
+        let contents =
+            |name| walk::read_file(&walk::resolve(&mount, name).expect("file")).expect("contents");
+        assert!(contents("/a").iter().all(|byte| *byte == 0));
+        assert!(contents("/b") == data);
+    }
 }
 
 #[test]

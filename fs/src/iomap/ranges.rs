@@ -67,7 +67,8 @@ fn set_size<L: Layout>(mapping: &Arc<Mapping>, fs: &L, size: u64) -> Result<()> 
         // Once the size is logged, a crash must not show what lay there before.
         mapping.write_and_wait(on_disk & !(PAGE_SIZE as u64 - 1)..size);
     }
-    fs.set_size(size, size < old)
+    // At the same size, too: what was allocated ahead behind the end goes.
+    fs.set_size(size, size <= old)
 }
 
 /// Change bytes `range` of the file; `keep_size`: do not let it grow.
@@ -245,8 +246,7 @@ impl<L> Side<'_, L> {
 fn with_both<R>(a: &Mapping, b: &Mapping, work: impl FnOnce() -> R) -> R {
     let (first, second) = if a.id() <= b.id() { (a, b) } else { (b, a) };
     let _first = first.invalidate_lock().write();
-    let _second =
-        (!core::ptr::eq(first, second)).then(|| second.invalidate_lock().write());
+    let _second = (!core::ptr::eq(first, second)).then(|| second.invalidate_lock().write());
     work()
 }
 

@@ -12,8 +12,8 @@ use alloc::sync::Arc;
 use core::ops::Range;
 
 use super::fill::runs;
-use super::ioend::Ioend;
 pub(crate) use super::ioend::Ended;
+use super::ioend::Ioend;
 use super::{Iomap, ReservedFork};
 use crate::block::{BioFlags, Plug, Sector};
 use crate::lab::{Guard, Point};
@@ -158,8 +158,7 @@ impl<'a> Writer<'a> {
     fn map_at(&mut self, pos: u64, len: u64) -> Result<Iomap> {
         let ops = self.mapping.ops();
         let map = match self.map.filter(|map| map.contains(pos)) {
-            Some(map)
-                if ops.is_valid(&map) || !self.mapping.lab().acts(Guard::WbRevalidate) => map,
+            Some(map) if ops.is_valid(&map) || !self.mapping.lab().acts(Guard::WbRevalidate) => map,
             _ => ops.writeback_map(pos, len)?,
         };
         self.map = Some(map);
@@ -177,11 +176,9 @@ impl<'a> Writer<'a> {
         if !self.ioend.as_ref().is_some_and(|io| io.takes(folio, &map, sector, &range, self.most)) {
             self.submit_ioend();
         }
-        self.ioend.get_or_insert_with(|| Ioend::new(map, folio, sector, &range)).add(
-            folio,
-            range,
-            size,
-        );
+        self.ioend
+            .get_or_insert_with(|| Ioend::new(map, folio, sector, &range))
+            .add(folio, range, size);
     }
     fn submit_ioend(&mut self) {
         let Some(io) = self.ioend.take() else { return };

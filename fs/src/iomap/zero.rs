@@ -111,12 +111,7 @@ fn zero_cached(mapping: &Mapping, folio: &LockedFolio, bytes: Range<usize>, bloc
 /// extent
 /// writeback, conversion: the bytes are there
 /// ```
-fn zero_dirty(
-    mapping: &Arc<Mapping>,
-    map: &Iomap,
-    range: Range<u64>,
-    dirtied: &mut bool,
-) -> u64 {
+fn zero_dirty(mapping: &Arc<Mapping>, map: &Iomap, range: Range<u64>, dirtied: &mut bool) -> u64 {
     let end_page = range.end.div_ceil(PAGE_SIZE as u64);
     let mut from = page_of(range.start);
     while from < end_page {

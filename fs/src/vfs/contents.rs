@@ -76,11 +76,7 @@ impl FileSystem {
 }
 
 /// The side of a clone that `file` is.
-fn side<'a>(
-    place: &'a Place,
-    mapping: &'a Arc<Mapping>,
-    pos: u64,
-) -> Side<'a, xfs::Inode> {
+fn side<'a>(place: &'a Place, mapping: &'a Arc<Mapping>, pos: u64) -> Side<'a, xfs::Inode> {
     Side { mapping, fs: place.inode.xfs(), pos }
 }
 
@@ -180,7 +176,13 @@ impl File {
     ///
     /// # Errors
     /// As [`File::clone_range`]; I/O errors.
-    pub fn dedupe_range(&self, src: &Self, src_pos: u64, pos: u64, len: u64) -> Result<Option<u64>> {
+    pub fn dedupe_range(
+        &self,
+        src: &Self,
+        src_pos: u64,
+        pos: u64,
+        len: u64,
+    ) -> Result<Option<u64>> {
         let ((from, source), (to, target)) = self.pair(src)?;
         with_both(&from.inode, &to.inode, || {
             iomap::dedupe_range(&side(from, source, src_pos), &side(to, target, pos), len)

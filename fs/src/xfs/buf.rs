@@ -40,6 +40,8 @@ use crate::platform::{Memory, PAGE_SIZE, Page};
 
 /// Most bytes moved by one request.
 const CHUNK_BYTES: usize = 64 << 10;
+/// Buffers looked at for each new one while there are too many.
+const EVICT_STEPS: usize = 64;
 /// Pages kept back for reading when memory is out.
 const RESERVE_PAGES: usize = 4;
 
@@ -281,7 +283,8 @@ impl BufferCache {
     }
     fn insert(&self, index: &mut Index, key: Key, runs: &[Run]) -> Arc<Buffer> {
         let room = self.limit_bytes.saturating_sub(key.1 as usize);
-        evict(index, usize::MAX, |index| index.bytes > room);
+        // What is dirty cannot go: to look at all of it each time would take for ever.
+        evict(index, usize::MAX, EVICT_STEPS, |index| index.bytes > room);
         let buffer = Arc::new(Buffer::loading(runs, &self.target));
         if index.buffers.insert(key, buffer.clone()).is_none() {
             index.bytes += key.1 as usize;
@@ -396,7 +399,7 @@ impl BufferCache {
     }
     /// Drop up to `buffers` blocks that nobody holds; how many were dropped.
     pub fn shrink(&self, buffers: usize) -> usize {
-        evict(&mut self.index.lock(), buffers, |_| true)
+        evict(&mut self.index.lock(), buffers, usize::MAX, |_| true)
     }
     /// What the cache did so far and holds now.
     pub fn statistics(&self) -> BufferStatistics {
@@ -419,11 +422,17 @@ fn zeroed(bytes: usize) -> Result<Box<[u8]>, Error> {
 }
 
 /// Drop up to `most` unused buffers while `wanted`. New holders come only from the
-/// index, which the caller has locked: a count of one stays one.
-fn evict(index: &mut Index, most: usize, wanted: impl Fn(&Index) -> bool) -> usize {
+/// index, which the caller has locked: a count of one stays one. At most `steps` are
+/// looked at.
+fn evict(
+    index: &mut Index,
+    most: usize,
+    steps: usize,
+    wanted: impl Fn(&Index) -> bool,
+) -> usize {
     let mut dropped = 0;
     // Twice round: the first time may only clear the marks.
-    let mut steps = 2 * index.buffers.len();
+    let mut steps = steps.min(2 * index.buffers.len());
     while steps > 0 && dropped < most && wanted(index) {
         steps -= 1;
         let behind = (Bound::Excluded(index.hand), Bound::Unbounded);

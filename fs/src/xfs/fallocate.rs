@@ -100,9 +100,10 @@ impl Inode {
         self.punch_blocks(range.clone())?;
         let by = range.end.0 - range.start.0;
         let mut at = range.end;
-        while let Some(extent) = self.shift_extent(|list| list.at_or_after(at).copied(), |e| {
-            Ok(FileBlock(e.offset.0 - by))
-        })? {
+        while let Some(extent) = self.shift_extent(
+            |list| list.at_or_after(at).copied(),
+            |e| Ok(FileBlock(e.offset.0 - by)),
+        )? {
             at = extent.end();
         }
         Ok(())

@@ -291,7 +291,10 @@ impl Inode {
             gid: core.gid,
             nlink: core.nlink,
             size: self.size(),
-            blocks: core.blocks.saturating_mul(geometry.sectors_per_block()),
+            blocks: core
+                .blocks
+                .saturating_add(state.delayed.blocks())
+                .saturating_mul(geometry.sectors_per_block()),
             blksize: geometry.block_bytes() as u32,
             atime: core.atime,
             mtime: core.mtime,

@@ -117,8 +117,7 @@ impl Inode {
     fn map_at(&self, locked: &Locked<'_>, pos: u64, kind: ForkKind) -> Iomap {
         let block = FileBlock(pos >> self.shift());
         let none = bmap::Reserved::new();
-        let reserved =
-            if kind == ForkKind::Data { &locked.delayed().data } else { &none };
+        let reserved = if kind == ForkKind::Data { &locked.delayed().data } else { &none };
         let cookie = self.cookie(locked.state(), kind);
         self.iomap(find(locked.extents(), reserved, block), cookie)
     }
@@ -156,7 +155,12 @@ impl Inode {
         Ok((FileBlock(at.0 + run), shared))
     }
     /// The map for a buffered write of `range`, if nothing has to be reserved for it.
-    fn look_for_write(&self, state: &State, extents: &ExtentList, range: &Range<FileBlock>) -> Result<Outcome> {
+    fn look_for_write(
+        &self,
+        state: &State,
+        extents: &ExtentList,
+        range: &Range<FileBlock>,
+    ) -> Result<Outcome> {
         let at = range.start;
         let cookie = self.cookie(state, ForkKind::Data);
         let found = find(extents, &state.delayed.data, at);
@@ -213,10 +217,9 @@ impl Inode {
                 }
                 Err(_) => {}
             }
-            let hint = u64::from(locked.core().extsize);
-            if locked.has_extent_hint() && purpose != Purpose::Fault && hint > 1 {
+            if locked.has_extent_hint() && locked.core().extsize > 1 && purpose != Purpose::Fault {
                 drop(locked);
-                return self.begin_aligned(pos, len, hint);
+                return self.begin_aligned(&range);
             }
         }
         let mut ip = self.lock_exclusive();
@@ -248,25 +251,36 @@ impl Inode {
         }
         Ok(map)
     }
+    /// What to allocate for the hole at the start of `range`: more than that in a file that
+    /// asks for large aligned extents.
+    fn hole_to_fill(&self, locked: &Locked<'_>, range: &Range<FileBlock>) -> Range<FileBlock> {
+        let hint = u64::from(locked.core().extsize);
+        if !locked.has_extent_hint() || hint <= 1 {
+            return range.clone();
+        }
+        let real = locked.extents().before(range.start).map_or(FileBlock(0), Extent::end);
+        let reserved = locked.delayed().data.before(range.start);
+        let start = FileBlock(range.start.0 / hint * hint);
+        let start = start.max(real).max(reserved.map_or(start, |d| d.end()));
+        let end = range.end.0.next_multiple_of(hint).min(MAX_BYTES >> self.shift());
+        start..FileBlock(end)
+    }
     /// A map for a write to a file that asks for large aligned extents: they are
     /// allocated at once, as unwritten.
-    fn begin_aligned(&self, pos: u64, len: u64, hint: u64) -> Result<Iomap> {
-        let range = self.blocks(pos, len);
-        let start = FileBlock(range.start.0 / hint * hint);
-        let end = FileBlock(range.end.0.next_multiple_of(hint).min(MAX_BYTES >> self.shift()));
+    fn begin_aligned(&self, range: &Range<FileBlock>) -> Result<Iomap> {
         loop {
-            let at = {
+            let hole = {
                 let locked = self.lock(ForkKind::Data)?;
                 let extents = locked.extents();
-                match self.look_for_write(locked.state(), extents, &range)? {
+                match self.look_for_write(locked.state(), extents, range)? {
                     Ok(map) => return Ok(map),
                     Err(Missing::Copy(_) | Missing::Delalloc(_)) => None,
-                    Err(Missing::Hole) => Some(extents.before(range.start).map_or(start, |e| e.end().max(start))),
+                    Err(Missing::Hole) => Some(self.hole_to_fill(&locked, range)),
                 }
             };
-            match at {
-                Some(at) => self.allocate_hole(at..end)?,
-                None => return self.begin_copy(&range),
+            match hole {
+                Some(hole) => self.allocate_hole(hole)?,
+                None => return self.begin_copy(range),
             };
         }
     }
@@ -328,7 +342,8 @@ impl Inode {
             };
             match missing {
                 Missing::Hole => {
-                    self.allocate_hole(range.clone())?;
+                    let hole = self.hole_to_fill(&self.lock(ForkKind::Data)?, &range);
+                    self.allocate_hole(hole)?;
                 }
                 Missing::Delalloc(fork) => self.allocate_delalloc(fork, range.start)?,
                 Missing::Copy(_) => {

@@ -236,6 +236,11 @@ impl Mount {
         if let Some(intents) = unfinished {
             recovery::finish(&mount, intents)?;
         }
+        if !readonly && mount.superblock.quota_flags != 0 {
+            // Quota is not kept up: what it was is not true any more.
+            log::info!("xfs: quota is not supported: its accounting is switched off");
+            mount.log_superblock()?;
+        }
         Ok(mount)
     }
     /// What a mount for writing needs: exact counters, and the rest of recovery.
@@ -320,6 +325,9 @@ impl Mount {
         edit.set_be64(superblock::INODES_AT, inodes);
         edit.set_be64(superblock::INODES_AT + 8, free);
         edit.set_be64(superblock::INODES_AT + 16, blocks);
+        if self.superblock.quota_flags != 0 {
+            edit.set_be16(superblock::QUOTA_FLAGS_AT, 0);
+        }
         drop(edit);
         tp.commit(&mut [])
     }

@@ -86,9 +86,8 @@ impl Inode {
                 count: (stop.0 - range.start.0) as u32,
                 unwritten: false,
             };
-            let same = there.is_some_and(|e| {
-                e.offset <= piece.offset && e.clip(piece.offset..stop) == piece
-            });
+            let same = there
+                .is_some_and(|e| e.offset <= piece.offset && e.clip(piece.offset..stop) == piece);
             if !same {
                 let increase = refcount::INCREASE;
                 tp.defer(super::defer::Deferred::refcount(increase, piece.block, piece.count));

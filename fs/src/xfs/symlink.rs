@@ -103,9 +103,9 @@ const fn target_blocks(geometry: &Geometry, bytes: usize) -> u64 {
 /// Give a new symbolic link its target.
 ///
 /// # Errors
-/// [`Error::NameTooLong`] above 1,024 bytes; [`Error::Invalid`] for an empty one; no space.
+/// [`Error::NameTooLong`] above 1,023 bytes; [`Error::Invalid`] for an empty one; no space.
 pub(super) fn create(tp: &mut Trans<'_>, ip: &mut LockedInode<'_>, target: &[u8]) -> Result<()> {
-    if target.len() as u64 > MAX_SYMLINK {
+    if target.len() as u64 >= MAX_SYMLINK {
         return Err(Error::NameTooLong);
     }
     if target.is_empty() || target.contains(&0) {

@@ -6,7 +6,7 @@
 
 use core::ops::Range;
 
-use super::bmap::{self, extents_of, punch_reserved};
+use super::bmap::{self, punch_reserved};
 use super::inode::{Fork, ForkKind, Inode};
 use super::inode_item::LockedInode;
 use super::ondisk::inode::Flags;
@@ -91,21 +91,18 @@ impl Inode {
             return Ok(());
         }
         let behind = from(self.block_behind(self.eof()));
-        {
+        let (reserved, allocated) = {
             let locked = self.lock(ForkKind::Data)?;
-            let end = locked.extents().end().max(locked.delayed().data.end());
-            let wanted = locked.core().flags.intersects(Flags::PREALLOC | Flags::APPEND);
-            if end <= behind.start || wanted {
-                return Ok(());
-            }
-        }
-        let needs_blocks_freed = {
+            let asked_for = locked.core().flags.intersects(Flags::PREALLOC | Flags::APPEND);
+            let allocated = !asked_for && locked.extents().end() > behind.start;
+            (locked.delayed().data.end() > behind.start, allocated)
+        };
+        if reserved || allocated {
             let mut ip = self.lock_exclusive();
             punch_reserved(&mut ip, ForkKind::Data, behind.clone());
             ip.delayed.preallocated = false;
-            extents_of(&ip, ForkKind::Data).end() > behind.start
-        };
-        if !needs_blocks_freed {
+        }
+        if !allocated {
             return Ok(());
         }
         let mount = self.mount();

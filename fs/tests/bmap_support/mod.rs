@@ -15,6 +15,9 @@ use super::xfs_support::{self, Scratch};
 /// A small reproducible generator.
 pub struct Rng(pub u64);
 impl Rng {
+    pub fn seeded(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
     pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -26,25 +29,29 @@ impl Rng {
     }
 }
 
-/// A 16 MB file system with the files a, b and c on a disk in memory.
+/// A small file system with the files a, b and c on a disk in memory.
 pub struct Image {
     scratch: Scratch,
+    megabytes: u64,
     pub disk: Arc<MemDisk>,
 }
 
 impl Image {
     pub fn new(name: &str, options: &[&str]) -> Self {
+        Self::sized(name, 16, options)
+    }
+    pub fn sized(name: &str, megabytes: u64, options: &[&str]) -> Self {
         let scratch = Scratch::new(name);
         let proto = scratch.path("proto");
         let text = "/none\n0 0\nd--755 0 0\na ---644 0 0 /dev/null\nb ---644 0 0 /dev/null\n\
                     c ---644 0 0 /dev/null\n$\n";
         std::fs::write(&proto, text).expect("proto");
         let file = scratch.path("image");
-        xfs_support::mkfs(&file, 16, options, Some(&proto));
+        xfs_support::mkfs(&file, megabytes, options, Some(&proto));
         let bytes = Arc::new(std::fs::read(&file).expect("image"));
         let capacity_sectors = bytes.len() as u64 / 512;
         let disk = MemDisk::over(bytes, MemDiskConfig { capacity_sectors, ..Default::default() });
-        Self { scratch, disk }
+        Self { scratch, disk, megabytes }
     }
     pub fn mount(&self) -> Arc<Mount> {
         let queue = Queue::new(self.disk.clone());
@@ -53,10 +60,12 @@ impl Image {
     pub fn unmount(&self, mount: Arc<Mount>) {
         mount.unmount().expect("unmount");
         assert!(!mount.is_shut_down());
+        let overruns = mount.log().expect("a log").statistics().overruns;
+        assert_eq!(overruns, 0, "transactions that logged more than they reserved");
     }
     fn dump(&self) -> PathBuf {
         let file = self.scratch.path("image");
-        let mut bytes = vec![0; 16 << 20];
+        let mut bytes = vec![0; (self.megabytes as usize) << 20];
         self.disk.peek(Sector(0), &mut bytes);
         std::fs::write(&file, bytes).expect("image");
         file

@@ -96,9 +96,8 @@ impl Coverage {
     }
     /// Item types of these that were not met.
     pub fn missing(&self, wanted: &[&'static str]) -> Vec<&'static str> {
-        let met = |name: &str| {
-            ITEMS.iter().any(|(kind, n)| *n == name && self.items.contains_key(kind))
-        };
+        let met =
+            |name: &str| ITEMS.iter().any(|(kind, n)| *n == name && self.items.contains_key(kind));
         wanted.iter().copied().filter(|name| !met(name)).collect()
     }
     /// For people.

@@ -75,7 +75,9 @@ fn judge_mounted(mount: &Arc<Mount>, model: &Model) -> Result<(), String> {
         let inode = mount.inode(holdfast_fs::xfs::Ino(ino)).map_err(|e| format!("{path}: {e}"))?;
         let contents = walk::read_file(&inode).map_err(|e| format!("{path}: {e}"))?;
         let id = version.names[&path];
-        model.objects[id].contents.allows(&contents).map_err(|e| format!("{path}: {e}"))?;
+        if let Err((reason, bytes)) = model.allows(id, &contents) {
+            return Err(format!("{path}: {reason}\n{}", model.explain(id, bytes)));
+        }
     }
     Ok(())
 }
@@ -96,8 +98,7 @@ pub fn judge(device: &Arc<dyn BlockDevice>, model: &Model) -> Result<(), String>
     if report.is_clean() {
         return Ok(());
     }
-    let findings: Vec<String> =
-        report.findings.iter().take(20).map(ToString::to_string).collect();
+    let findings: Vec<String> = report.findings.iter().take(20).map(ToString::to_string).collect();
     Err(format!("{} findings:\n{}", report.found, findings.join("\n")))
 }
 

@@ -34,6 +34,11 @@ pub struct Contents {
     pub now: Vec<u8>,
     sizes: BTreeSet<usize>,
     past: BTreeMap<usize, Vec<Vec<u8>>>,
+    /// Contents were moved within the file since it was last made durable. Whoever writes
+    /// to it now can find that at the old place, so a workload does not.
+    pub moved: bool,
+    /// All that ever was in a sector of it, once it shared blocks.
+    ever: Option<BTreeSet<Vec<u8>>>,
 }
 
 impl Contents {
@@ -57,6 +62,16 @@ impl Contents {
         }
         self.now = new;
         self.sizes.insert(self.now.len());
+        if let Some(ever) = &mut self.ever {
+            ever.extend(self.now.chunks(SECTOR).map(|c| Self::sector(c, 0)));
+        }
+    }
+    /// From now on it may share blocks.
+    fn share(&mut self) {
+        let mut ever = self.ever.take().unwrap_or_default();
+        ever.extend(self.now.chunks(SECTOR).map(|c| Self::sector(c, 0)));
+        ever.extend(self.past.values().flatten().cloned());
+        self.ever = Some(ever);
     }
     pub fn write(&mut self, pos: usize, bytes: &[u8]) {
         let mut new = self.now.clone();
@@ -82,11 +97,13 @@ impl Contents {
     fn collapse(&mut self, pos: usize, len: usize) {
         let mut new = self.now.clone();
         new.drain(pos..pos + len);
+        self.moved = true;
         self.change(pos, None, new);
     }
     fn insert(&mut self, pos: usize, len: usize) {
         let mut new = self.now.clone();
         new.splice(pos..pos, std::iter::repeat_n(0, len));
+        self.moved = true;
         self.change(pos, None, new);
     }
     fn replace(&mut self, new: Vec<u8>) {
@@ -95,25 +112,36 @@ impl Contents {
     /// It has been made durable: nothing else can be found any more.
     pub fn settle(&mut self) {
         self.past.clear();
+        self.moved = false;
         self.sizes = BTreeSet::from([self.now.len()]);
     }
-    /// Can this be found?
-    pub fn allows(&self, found: &[u8]) -> Result<(), String> {
+    /// Can this be found? If not, why, and the part that cannot.
+    fn allows<'f>(
+        &self,
+        found: &'f [u8],
+        shared: impl Fn(&[u8]) -> bool,
+    ) -> Result<(), (String, &'f [u8])> {
         if !self.sizes.contains(&found.len()) && found.len() != self.now.len() {
-            return Err(format!("{} bytes, should be one of {:?}", found.len(), self.sizes));
+            let reason = format!("{} bytes, should be one of {:?}", found.len(), self.sizes);
+            return Err((reason, &[]));
         }
         for (n, sector) in found.chunks(SECTOR).enumerate() {
             let fits = |allowed: &[u8]| allowed.starts_with(sector);
             let past = self.past.get(&n).map_or(&[][..], |p| p);
-            if !fits(&Self::sector(&self.now, n)) && !past.iter().any(|p| fits(p)) {
-                let start = &sector[..sector.len().min(16)];
-                let now = &Self::sector(&self.now, n)[..16];
-                return Err(format!(
-                    "sector {n} of {} bytes starts with {start:02x?}, last written was \
-                     {now:02x?}, {} before that",
+            let known = fits(&Self::sector(&self.now, n)) || past.iter().any(|p| fits(p));
+            if !known && !shared(sector) {
+                let now = Self::sector(&self.now, n);
+                let at = sector.iter().zip(&now).position(|(a, b)| a != b).unwrap_or(0);
+                let end = (at + 16).min(sector.len());
+                let reason = format!(
+                    "sector {n} of {} bytes has {:02x?} at {at}, last written was {:02x?}, \
+                     {} before that",
                     found.len(),
+                    &sector[at..end],
+                    &now[at..end],
                     past.len()
-                ));
+                );
+                return Err((reason, sector));
             }
         }
         Ok(())
@@ -128,6 +156,8 @@ pub struct Object {
     pub contents: Contents,
     /// After this many calls its names and attributes were last changed.
     touched: usize,
+    /// What was done to its contents, by the number of the call.
+    done: Vec<(usize, Op)>,
 }
 
 /// All names after some number of calls.
@@ -147,6 +177,10 @@ pub struct Model {
     versions: Vec<Version>,
     /// The last version that has been made durable.
     durable: usize,
+    /// Objects of which something changed that was not made durable.
+    unsettled: BTreeSet<Id>,
+    /// Objects that shared blocks, each with the number of its group.
+    groups: BTreeMap<Id, Id>,
 }
 
 impl Default for Model {
@@ -157,9 +191,17 @@ impl Default for Model {
             xattrs: BTreeMap::new(),
             contents: Contents::default(),
             touched: 0,
+            done: Vec::new(),
         };
         let names = BTreeMap::from([(String::new(), 0)]);
-        let mut model = Self { objects: vec![root], names, versions: Vec::new(), durable: 0 };
+        let mut model = Self {
+            objects: vec![root],
+            names,
+            versions: Vec::new(),
+            durable: 0,
+            unsettled: BTreeSet::new(),
+            groups: BTreeMap::new(),
+        };
         model.remember();
         model
     }
@@ -188,9 +230,9 @@ pub fn line(
         }
     }
     for (name, value) in xattrs {
-        let sum = value.iter().fold(value.len() as u64, |n, b| {
-            n.wrapping_mul(0x100_0193) ^ u64::from(*b)
-        });
+        let sum = value
+            .iter()
+            .fold(value.len() as u64, |n, b| n.wrapping_mul(0x100_0193) ^ u64::from(*b));
         write!(line, " {}={sum:x}", String::from_utf8_lossy(name)).expect("a string");
     }
     if same_as != path {
@@ -249,7 +291,8 @@ impl Model {
     fn add(&mut self, path: &str, kind: Kind, mode: u16) {
         let contents = Contents { sizes: BTreeSet::from([0]), ..Contents::default() };
         let xattrs = BTreeMap::new();
-        self.objects.push(Object { kind, mode, xattrs, contents, touched: 0 });
+        let done = Vec::new();
+        self.objects.push(Object { kind, mode, xattrs, contents, touched: 0, done });
         self.names.insert(path.into(), self.objects.len() - 1);
         self.touch(&[path, parent(path)]);
     }
@@ -262,8 +305,91 @@ impl Model {
             self.names.insert(format!("{to}{}", &name[from.len()..]), id);
         }
     }
+    /// Can these contents of an object be found?
+    pub fn allows<'f>(&self, id: Id, found: &'f [u8]) -> Result<(), (String, &'f [u8])> {
+        let contents = &self.objects[id].contents;
+        let sharers = self.unsettled_sharers(id);
+        contents.allows(found, |sector| {
+            let ever = sharers.iter().filter_map(|&s| self.objects[s].contents.ever.as_ref());
+            ever.flatten().any(|e| e.starts_with(sector))
+        })
+    }
+    /// The objects that share blocks with this one, if one of them did what is not durable.
+    ///
+    /// Blocks stop being shared when that is logged. From then on the last owner writes to
+    /// them in place, and if the log is lost the former owner is back and finds that (the
+    /// same is so in Linux).
+    fn unsettled_sharers(&self, id: Id) -> Vec<Id> {
+        let Some(group) = self.groups.get(&id) else { return Vec::new() };
+        let members: Vec<Id> =
+            self.groups.iter().filter(|(_, g)| *g == group).map(|(m, _)| *m).collect();
+        let settled = |m: &Id| !self.unsettled.contains(m);
+        if members.iter().all(settled) { Vec::new() } else { members }
+    }
+    fn share(&mut self, a: Id, b: Id) {
+        let group = |model: &Self, id: Id| model.groups.get(&id).copied().unwrap_or(id);
+        let (from, to) = (group(self, a), group(self, b));
+        self.groups.insert(a, to);
+        self.groups.insert(b, to);
+        for group in self.groups.values_mut().filter(|g| **g == from) {
+            *group = to;
+        }
+        for id in [a, b] {
+            self.objects[id].contents.share();
+        }
+    }
+    /// What was done to an object's contents, and who wrote these bytes of it.
+    pub fn explain(&self, id: Id, bytes: &[u8]) -> String {
+        let mut text = String::new();
+        for (call, op) in &self.objects[id].done {
+            writeln!(text, "  call {call}: {}", op.describe()).expect("a string");
+            if let Op::Clone(from, _) = op
+                && let Some(&source) = self.versions[*call - 1].names.get(from)
+            {
+                for (call, op) in &self.objects[source].done {
+                    writeln!(text, "    its source, call {call}: {}", op.describe())
+                        .expect("a string");
+                }
+            }
+        }
+        let middle = bytes.len() / 2;
+        let sample = bytes.get(middle..middle + 16).unwrap_or(&[]);
+        for object in self.objects.iter().filter(|_| sample.iter().any(|&b| b != 0)) {
+            for (call, op) in &object.done {
+                let (Op::Write(path, pos, data) | Op::Direct(path, pos, data)) = op else {
+                    continue;
+                };
+                if let Some(at) = data.windows(sample.len()).position(|w| w == sample) {
+                    let at = pos + at - middle;
+                    writeln!(text, "  found is what call {call} wrote to {path} at {at}")
+                        .expect("a string");
+                }
+            }
+        }
+        text
+    }
+    fn note(&mut self, op: &Op) {
+        let (Op::Write(path, ..)
+        | Op::Direct(path, ..)
+        | Op::Truncate(path, _)
+        | Op::Punch(path, ..)
+        | Op::Zero(path, ..)
+        | Op::Allocate(path, ..)
+        | Op::Collapse(path, ..)
+        | Op::Insert(path, ..)
+        | Op::Clone(_, path)
+        | Op::Fsync(path)) = op
+        else {
+            return;
+        };
+        let call = self.versions.len();
+        let id = self.names[path];
+        self.objects[id].done.push((call, op.clone()));
+        self.unsettled.insert(id);
+    }
     /// A call begins: from now on its effects may be found.
     pub fn begin(&mut self, op: &Op) {
+        self.note(op);
         match op {
             Op::Nothing | Op::Sync => {}
             Op::Fsync(_) => {}
@@ -278,11 +404,15 @@ impl Model {
                 self.touch(&[to, parent(to)]);
             }
             Op::Unlink(path) | Op::Orphan(path) | Op::Rmdir(path) => {
+                self.unsettled.insert(self.names[path]);
                 self.touch(&[path, parent(path)]);
                 self.names.remove(path);
             }
             Op::Rename(from, to) => {
                 self.touch(&[from, to, parent(from), parent(to)]);
+                if let Some(&replaced) = self.names.get(to) {
+                    self.unsettled.insert(replaced);
+                }
                 self.names.remove(to);
                 self.rename(from, to);
             }
@@ -324,6 +454,8 @@ impl Model {
                 // The old contents are truncated away first.
                 self.object(to).contents.truncate(0);
                 self.object(to).contents.replace(new);
+                let (source, target) = (self.names[from], self.names[to]);
+                self.share(source, target);
             }
         }
         self.remember();
@@ -333,11 +465,13 @@ impl Model {
         match op {
             Op::Sync => {
                 self.durable = self.versions.len() - 1;
+                self.unsettled.clear();
                 for object in &mut self.objects {
                     object.contents.settle();
                 }
             }
             Op::Fsync(path) => {
+                self.unsettled.remove(&self.names[path]);
                 let object = self.object(path);
                 object.contents.settle();
                 let touched = object.touched;

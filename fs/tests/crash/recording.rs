@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use holdfast_fs::Error;
 use holdfast_fs::block::{
@@ -14,7 +17,7 @@ use holdfast_fs::syscall::{Fd, OpenFlags, Process};
 use holdfast_fs::vfs::{CharDevice, FileSystem, Namespace};
 use holdfast_fs::xfs::{Mount, MountOptions};
 
-use super::model::Model;
+use super::model::{Kind, Model, SECTOR};
 use super::ops::{Op, call};
 use super::workload::{Random, next};
 
@@ -62,7 +65,13 @@ pub struct Plan {
     pub reflink: bool,
     /// Come near the end of the log before the first call.
     pub near_wrap: bool,
+    /// Force the log from another thread all the time, so that chains of transactions are
+    /// cut into several checkpoints. Such a workload is not the same every time.
+    pub forced: bool,
 }
+
+/// What is left of the log when the workload begins near its end.
+const NEAR_BYTES: u64 = 100 << 10;
 
 /// A whole stack, its device recorded.
 struct Stack {
@@ -98,8 +107,8 @@ impl Stack {
     }
     /// Fill most of the log, so that what follows goes round its end.
     fn fill_log(&self) {
-        let log_bytes =
-            u64::from(self.fs.mount().geometry().log_blocks) << self.fs.mount().geometry().block_log;
+        let log_bytes = u64::from(self.fs.mount().geometry().log_blocks)
+            << self.fs.mount().geometry().block_log;
         let flags = OpenFlags::RDWR | OpenFlags::CREAT;
         let fd = self.process.open(b"/filler", flags, 0o644).expect("a file");
         let mut logged = 0;
@@ -116,7 +125,7 @@ impl Stack {
                     logged += r.length_bytes;
                 }
             }
-            if logged > log_bytes - (400 << 10) {
+            if logged > log_bytes - NEAR_BYTES {
                 break;
             }
         }
@@ -132,6 +141,37 @@ impl Stack {
     fn trace_capacity(&self) -> usize {
         use holdfast_fs::block::BlockDevice;
         self.disk.info().capacity_sectors as usize
+    }
+}
+
+/// A thread that forces the log again and again.
+struct Forcing {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Forcing {
+    fn start(mount: &Arc<Mount>) -> Self {
+        let (mount, stop) = (mount.clone(), Arc::new(AtomicBool::new(false)));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                if let Some(log) = mount.log() {
+                    log.force_all().expect("a log that works");
+                }
+                std::thread::sleep(Duration::from_micros(20));
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Forcing {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the log could be forced");
+        }
     }
 }
 
@@ -159,6 +199,43 @@ fn add_events(events: &mut Vec<Event>, traced: Vec<TraceEvent>) {
     }
 }
 
+/// After so many calls every file is read.
+const LOOK: usize = 50;
+
+/// Compare the contents of all files with the model, before any power cut.
+fn look(process: &Process, model: &Model, plan: &Plan, call: usize) {
+    for (path, &id) in &model.names {
+        let object = &model.objects[id];
+        if object.kind != Kind::File {
+            continue;
+        }
+        let wanted = &object.contents.now;
+        let fd = process.open(path.as_bytes(), OpenFlags::RDONLY, 0).expect("a file");
+        let mut found = vec![0; wanted.len() + 1];
+        let mut len = 0;
+        loop {
+            match process.pread(fd, &mut found[len..], len as u64).expect("a read") {
+                0 => break,
+                n => len += n,
+            }
+        }
+        process.close(fd).expect("close");
+        found.truncate(len);
+        if found != *wanted {
+            let at = found.iter().zip(wanted).position(|(a, b)| a != b);
+            let sector = at.map_or(0, |at| at / SECTOR * SECTOR);
+            let end = (sector + SECTOR).min(len);
+            panic!(
+                "seed {}, after call {call}, before any power cut: {path} has {len} bytes, \
+                 should have {}; first difference at {at:?}\n{}",
+                plan.seed,
+                wanted.len(),
+                model.explain(id, &found[sector..end])
+            );
+        }
+    }
+}
+
 /// Is it that the stack cannot do this at all?
 fn unsupported(e: &Error) -> bool {
     matches!(e, Error::NotSupported(_) | Error::NotImplemented)
@@ -177,6 +254,7 @@ pub fn record(image: &Arc<Vec<u8>>, plan: &Plan) -> Recording {
     }
     stack.trace.take();
     let base = stack.bytes();
+    let forcing = plan.forced.then(|| Forcing::start(stack.fs.mount()));
     let mut random = Random(plan.seed);
     let mut model = Model::default();
     let (mut calls, mut events) = (Vec::new(), Vec::new());
@@ -196,18 +274,18 @@ pub fn record(image: &Arc<Vec<u8>>, plan: &Plan) -> Recording {
                 *refused.entry(op.name()).or_default() += 1;
                 Op::Nothing
             }
-            Err(e) => panic!(
-                "seed {}, call {}: {}: {e}",
-                plan.seed,
-                calls.len(),
-                op.describe()
-            ),
+            Err(e) => panic!("seed {}, call {}: {}: {e}", plan.seed, calls.len(), op.describe()),
         };
         events.push(Event::End(calls.len()));
         model.begin(&done);
         model.end(&done);
+        if calls.len().is_multiple_of(LOOK) {
+            look(&stack.process, &model, plan, calls.len());
+            add_events(&mut events, stack.trace.take());
+        }
         calls.push(done);
     }
+    drop(forcing);
     for fd in open {
         stack.process.close(fd).expect("close");
     }

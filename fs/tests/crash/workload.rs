@@ -215,6 +215,9 @@ fn contents(
 ) -> Option<Op> {
     let path = random.pick(&names.files)?.clone();
     let size = model.objects[model.names[&path]].contents.now.len();
+    if model.objects[model.names[&path]].contents.moved {
+        return Some(Op::Fsync(path));
+    }
     let room = names.bytes < MOST_BYTES;
     let pos = random.below(size + 20_000).min(LARGEST_FILE);
     let most = [600, 5000, 60_000][random.below(3)];
@@ -240,7 +243,8 @@ fn contents(
         }
         "clone" if room && reflink => {
             let to = random.pick(&names.files)?.clone();
-            let differ = model.names[&path] != model.names[&to];
+            let target = model.names[&to];
+            let differ = model.names[&path] != target && !model.objects[target].contents.moved;
             (differ && size > 0).then_some(Op::Clone(path, to))
         }
         _ => None,

@@ -1,5 +1,6 @@
 //! Writing a log by hand: checkpoints of given items, in records.
 
+use holdfast_fs::block::Sector;
 use holdfast_fs::xfs::Ino;
 use holdfast_fs::xfs::log::head::Ends;
 use holdfast_fs::xfs::ondisk::inode::CORE_BYTES;
@@ -9,7 +10,6 @@ use holdfast_fs::xfs::ondisk::log_items::{
     BUF_CHUNK_BYTES, BufFormat, BufKind, ChunkMap, OpHeader, TransactionHeader, op,
 };
 use holdfast_fs::xfs::ondisk::log_record::{Lsn, NewRecord, next_cycle};
-use holdfast_fs::block::Sector;
 
 use super::Device;
 

@@ -9,11 +9,14 @@ use holdfast_fs::block::{MemDisk, Queue, Sector};
 use holdfast_fs::platform::Memory;
 use holdfast_fs::platform::host::HostMemory;
 use holdfast_fs::xfs::log::head::{Ends, Found};
-use holdfast_fs::xfs::log::recovery::{self, Recovered, counters};
+use holdfast_fs::xfs::log::recovery::{self, Recovered};
+use holdfast_fs::xfs::ondisk::agf::Agf;
+use holdfast_fs::xfs::ondisk::agi::Agi;
 use holdfast_fs::xfs::ondisk::log_items::{OpHeader, UNMOUNT_PAYLOAD, op};
 use holdfast_fs::xfs::ondisk::log_record::{Header, Lsn, NewRecord, next_cycle};
 use holdfast_fs::xfs::ondisk::stamp_checksum;
 use holdfast_fs::xfs::ondisk::superblock::{self, Superblock};
+use holdfast_fs::xfs::types::{AgBlock, AgNumber};
 use holdfast_fs::xfs::{Geometry, Mount, MountError, MountOptions};
 
 use crate::xfs_support::{Scratch, disk_over, tool};
@@ -128,14 +131,32 @@ impl Device {
         }
         header.seal(record, self.log_blocks());
     }
+    /// Inodes, free inodes and free blocks, from the headers of the groups.
+    fn count(&self, g: &Geometry) -> (u64, u64, u64) {
+        let (mut inodes, mut inodes_free, mut blocks_free) = (0, 0, 0);
+        let unit = g.sector_bytes();
+        for ag in (0..g.ag_count).map(AgNumber) {
+            let mut headers = vec![0; 3 * unit];
+            self.disk.peek(g.ag_sector(ag, AgBlock(0)), &mut headers);
+            let agf = Agf::decode(&headers[unit..2 * unit], g, ag).expect("AGF");
+            let agi = Agi::decode(&headers[2 * unit..], g, ag).expect("AGI");
+            let free = [agf.free_blocks, agf.free_list_count, agf.btree_blocks];
+            blocks_free += free.into_iter().map(u64::from).sum::<u64>();
+            inodes += u64::from(agi.count);
+            inodes_free += u64::from(agi.free_count);
+        }
+        (inodes, inodes_free, blocks_free)
+    }
     /// What an unmount does: counters into the superblock, an unmount record.
     pub fn close(&self, ends: &Ends) {
-        let now = counters::count(&self.queue, &self.memory, &self.geometry).expect("counters");
         let mut sector = vec![0; self.geometry.sector_bytes()];
         self.disk.peek(Sector(0), &mut sector);
-        sector[128..136].copy_from_slice(&now.inodes.to_be_bytes());
-        sector[136..144].copy_from_slice(&now.inodes_free.to_be_bytes());
-        sector[144..152].copy_from_slice(&now.blocks_free.to_be_bytes());
+        // It can have grown.
+        let geometry = Geometry::new(&Superblock::decode(&sector).expect("superblock"));
+        let (inodes, inodes_free, blocks_free) = self.count(&geometry);
+        sector[128..136].copy_from_slice(&inodes.to_be_bytes());
+        sector[136..144].copy_from_slice(&inodes_free.to_be_bytes());
+        sector[144..152].copy_from_slice(&blocks_free.to_be_bytes());
         stamp_checksum(&mut sector, superblock::CRC_OFFSET);
         self.disk.poke(Sector(0), &sector);
         let payload: Vec<u8> = [
@@ -211,7 +232,11 @@ pub const UNFINISHED: [&str; 5] = [
 pub fn complaints(scratch: &Scratch, image: &[u8], allowed: &[&str]) -> Vec<String> {
     let path = scratch.path("judged");
     std::fs::write(&path, image).expect("image");
-    let output = tool("xfs_repair").args(["-n", "-f", "-o", "force_geometry"]).arg(&path).output().expect("xfs_repair");
+    let output = tool("xfs_repair")
+        .args(["-n", "-f", "-o", "force_geometry"])
+        .arg(&path)
+        .output()
+        .expect("xfs_repair");
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     let complaints: Vec<String> = said

@@ -162,6 +162,38 @@ impl Source for SliceSource<'_> {
     }
 }
 
+/// `len` bytes of which only the first `good` can be had.
+pub struct EndingSource {
+    pub at: usize,
+    pub good: usize,
+    pub len: usize,
+    pub byte: u8,
+}
+impl EndingSource {
+    pub fn new(good: usize, len: usize, byte: u8) -> Self {
+        Self { at: 0, good, len, byte }
+    }
+}
+impl Source for EndingSource {
+    fn remaining(&self) -> usize {
+        self.len - self.at
+    }
+    fn take(&mut self, page: &Page, offset: usize, len: usize) -> usize {
+        let n = len.min(self.good - self.at);
+        page.write(offset, &vec![self.byte; n]);
+        self.at += n;
+        n
+    }
+    fn revert(&mut self, len: usize) {
+        self.at -= len;
+    }
+    fn fault_in(&mut self) -> Result<()> {
+        // The copy stopped at the first byte that cannot be had: the source ends there.
+        self.len = self.good;
+        if self.at < self.good { Ok(()) } else { Err(Error::Fault) }
+    }
+}
+
 static TEST_RA: LockClass = LockClass::new("test readahead", 55);
 
 /// One file over one device, with a cache of `pages` pages.

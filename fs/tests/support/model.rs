@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use holdfast_fs::block::{MemDisk, SECTOR_SIZE, Sector};
-use holdfast_fs::iomap::{
-    Cookie, Iomap, Layout, MapFlags, MapKind, Ops, Purpose, ReservedFork,
-};
+use holdfast_fs::iomap::{Cookie, Iomap, Layout, MapFlags, MapKind, Ops, Purpose, ReservedFork};
 use holdfast_fs::locks::ILOCK;
 use holdfast_fs::{Error, Result};
 use holdfast_sync::{LockClass, Mutex, RwLock};
@@ -36,7 +34,8 @@ struct Blocks {
 
 impl Space {
     pub fn new(shift: u32, disk: Arc<MemDisk>, blocks: u64) -> Arc<Self> {
-        let state = Blocks { uses: vec![0; blocks as usize], available: blocks, next: 0, longest: 7 };
+        let state =
+            Blocks { uses: vec![0; blocks as usize], available: blocks, next: 0, longest: 7 };
         Arc::new(Self { shift, disk, state: Mutex::new(&SPACE, state) })
     }
     /// Longest run of blocks that one allocation gives.
@@ -246,7 +245,8 @@ impl ModelFile {
         let stop = stop.max(b + 1);
         let first = state.data(b);
         let cow = state.cow(b) != Cow::None;
-        let shared = |at: u64| matches!(state.data(at), Data::Written(x) if self.space.is_shared(x));
+        let shared =
+            |at: u64| matches!(state.data(at), Data::Written(x) if self.space.is_shared(x));
         let is_shared = shared(b);
         let n = Self::run(b, stop, |at, n| {
             let same = match (first, state.data(at)) {
@@ -336,7 +336,8 @@ impl ModelFile {
                 let mut extra = 0;
                 if b + n == stop && pos + len > self.size.load(Ordering::SeqCst) {
                     let most = self.speculative.load(Ordering::SeqCst);
-                    extra = (0..most).take_while(|i| state.data(stop + i) == Data::Hole).count() as u64;
+                    extra =
+                        (0..most).take_while(|i| state.data(stop + i) == Data::Hole).count() as u64;
                 }
                 if self.space.reserve(n + extra).is_err() {
                     extra = 0;
@@ -488,8 +489,8 @@ impl Ops for ModelFile {
         }
         self.conversions.fetch_add(1, Ordering::SeqCst);
         let mut state = self.state.write();
-        let plain = matches!(map.kind, MapKind::Written { .. })
-            && !map.flags.contains(MapFlags::SHARED);
+        let plain =
+            matches!(map.kind, MapKind::Written { .. }) && !map.flags.contains(MapFlags::SHARED);
         let blocks = if plain { 0..0 } else { self.blocks(&(pos..pos + len)) };
         for b in blocks {
             if map.flags.contains(MapFlags::SHARED) {
@@ -543,10 +544,13 @@ impl Layout for ModelFile {
     fn preallocate(&self, range: Range<u64>) -> Result<()> {
         self.alive()?;
         let mut state = self.state.write();
-        for b in self.blocks(&range) {
+        let mut blocks = self.blocks(&range);
+        while let Some(b) = blocks.next() {
             if state.data(b) == Data::Hole {
-                self.space.reserve(1)?;
-                self.allocate(&mut state, b..b + 1);
+                let n = Self::run(b, blocks.end, |at, _| state.data(at) == Data::Hole);
+                self.space.reserve(n)?;
+                self.allocate(&mut state, b..b + n);
+                blocks.start = b + n;
             }
         }
         Ok(())

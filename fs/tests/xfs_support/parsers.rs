@@ -10,7 +10,8 @@ use holdfast_fs::xfs::ondisk::inode::InodeCore;
 use holdfast_fs::xfs::ondisk::superblock::Superblock;
 use holdfast_fs::xfs::ondisk::{
     agf, agfl, agi, attr_leaf, attr_remote, attr_sf, bmbt, btree, da_node, dir_data, dir_free,
-    dir_leaf, dir_sf, freesp, inobt, log_record, refcountbt, rmapbt, symlink,
+    dir_leaf, dir_sf, freesp, inobt, log_inode, log_intents, log_items, log_record, refcountbt,
+    rmapbt, symlink,
 };
 use holdfast_fs::xfs::types::AgNumber;
 
@@ -75,6 +76,20 @@ pub const PARSERS: &[Parser] = &[
     ("log record", |b, g| {
         black_box(log_record::cycle_of(b));
         drop(black_box(log_record::Header::decode(b, 0, 1000, g.uuid)));
+    }),
+    ("log items", |b, _| {
+        drop(black_box(log_items::BufFormat::decode(b)));
+        drop(black_box(log_items::IcreateFormat::decode(b)));
+        drop(black_box(log_items::TransactionHeader::decode(b)));
+        black_box(log_items::OpHeader::decode(b));
+        drop(black_box(log_inode::InodeFormat::decode(b)));
+        drop(black_box(log_inode::root_to_fork(b, &mut [0; 336])));
+        drop(black_box(log_intents::Done::decode(b)));
+        if let Ok((id, intent)) = log_intents::Intent::decode(b) {
+            let mut again = Vec::new();
+            intent.encode(id, &mut again);
+            assert_eq!(log_intents::Intent::decode(&again), Ok((id, intent)));
+        }
     }),
     ("any block", |b, g| {
         if let Some(kind) = BlockKind::identify(b) {

@@ -4,7 +4,8 @@
 //! survey   which files there are, and which are written all over
 //! read     every file; a checksum of every slot becomes the model
 //! churn    writers (odd-sized write()), storers (stores into shared mappings of the same
-//!          files), a reader that checks along; the cache is far smaller than the data
+//!          files), a maker (creates, appends, truncates, renames, removes files of its
+//!          own), a reader that checks along; the cache is far smaller than the data
 //! settle   fsync every file
 //! verify   every byte against the model, from the cache as it is
 //! drop     the cache
@@ -15,6 +16,7 @@
 //! | module   | owns |
 //! |----------|------|
 //! | `model`  | files, slots, versions: what every byte must be |
+//! | `make`   | the thread that changes names and sizes |
 //! | `work`   | the threads that overwrite and read along |
 //! | `verify` | reading against the model |
 //! | `report` | figures, verdicts, the summary, JSON |
@@ -25,6 +27,7 @@
 //!
 //! Locks: none. The model's version table is atomic; a slot has one owner.
 
+mod make;
 mod model;
 mod report;
 mod verify;
@@ -34,6 +37,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use holdfast_sync::Mutex;
 use holdfast_sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use holdfast_sync::thread::{JoinHandle, Priority, sleep_ns, spawn};
 use holdfast_sync::time::now_ns;
@@ -42,8 +46,8 @@ use crate::context::{Context, Status, explain};
 use crate::files::OpenFile;
 use crate::system::{System, counter};
 use crate::{options, text};
-use holdfast_fs::Error;
 use holdfast_fs::syscall::{OpenFlags, Process};
+use holdfast_fs::{Error, locks};
 use model::Model;
 use report::Report;
 
@@ -54,7 +58,11 @@ const WATCH_NS: u64 = 100_000_000;
 pub(crate) struct Job {
     process: Arc<Process>,
     system: Arc<dyn System>,
+    /// Where the files are.
+    root: Vec<u8>,
     model: Model,
+    /// What the maker left.
+    made: Mutex<make::Made>,
     /// Some thread failed: the others end.
     stop: AtomicBool,
     /// Bytes done in the present phase.
@@ -121,6 +129,7 @@ pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
 fn run(cx: &mut Context, root: &[u8], seed: u64) -> Result<Report, Failed> {
     let system = cx.system.clone();
     let mut report = Report::begin(&system, seed);
+    make::prepare(cx, root)?;
     let model = Model::survey(cx, root, seed)?;
     let bytes = model.bytes();
     let cache_bytes = system.memory().cache_limit_kib.max(64) << 10;
@@ -129,7 +138,9 @@ fn run(cx: &mut Context, root: &[u8], seed: u64) -> Result<Report, Failed> {
         throttled_before,
         process: cx.process.clone(),
         system,
+        root: root.to_vec(),
         model,
+        made: Mutex::new(&locks::STATE, make::Made::default()),
         stop: AtomicBool::new(false),
         progress: AtomicU64::new(0),
         next: AtomicU64::new(0),
@@ -163,6 +174,7 @@ fn run(cx: &mut Context, root: &[u8], seed: u64) -> Result<Report, Failed> {
     let prove = verify::provers(&job);
     let proved = phase(cx, &job, &mut report, "prove", bytes, prove)?;
     report.verified("prove", &proved);
+    report.made(make::prove(&job)?);
     report.finish(&job, proved);
     Ok(report)
 }
@@ -175,6 +187,7 @@ fn settle(job: &Arc<Job>) -> Vec<JoinHandle<Result<(), Failed>>> {
             let open = job.open(&file.path, OpenFlags::RDWR)?;
             job.process.fsync(open.fd).map_err(|e| job.fail("fsync", &file.path, &e))?;
         }
+        job.process.sync();
         Ok(())
     })]
 }

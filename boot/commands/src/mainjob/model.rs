@@ -123,6 +123,10 @@ fn generate(seed: u64, out: &mut [u8]) {
 }
 
 impl Model {
+    /// What the run is drawn from.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
     /// Look at all regular files below `root`.
     pub fn survey(cx: &mut Context, root: &[u8], seed: u64) -> Result<Self, Failed> {
         let process = cx.process.clone();

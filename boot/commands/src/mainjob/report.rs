@@ -43,6 +43,7 @@ pub struct Report {
     read_first: u64,
     workers: Vec<Done>,
     dropped: u64,
+    made: (u64, u64),
     verified: Vec<(&'static str, Verified, Option<String>)>,
     digests: Vec<Vec<u8>>,
     verdicts: Vec<(String, bool)>,
@@ -72,6 +73,7 @@ impl Report {
             read_first: 0,
             workers: Vec::new(),
             dropped: 0,
+            made: (0, 0),
             verified: Vec::new(),
             digests: Vec::new(),
             verdicts: Vec::new(),
@@ -112,6 +114,13 @@ impl Report {
             all.first_wrong = all.first_wrong.or(part.first_wrong);
         }
         self.verified.push((name, all, None));
+    }
+    /// The maker's files as they were found in the end, and how many are not right.
+    pub(super) fn made(&mut self, (hashes, wrong): (Vec<(Vec<u8>, [u8; 32])>, u64)) {
+        for (path, hash) in &hashes {
+            self.digests.push(sha256sum::line(hash, path));
+        }
+        self.made = (hashes.len() as u64, wrong);
     }
     /// The counters after everything, and the verdicts.
     pub(super) fn finish(&mut self, job: &Job, proved: Vec<Verified>) {
@@ -161,6 +170,11 @@ impl Report {
         let wrong: u64 = self.workers.iter().map(|w| w.wrong).sum();
         say(alloc::format!("reading along: {wrong} slots wrong"), wrong == 0);
         say(alloc::format!("every file hashed ({hashed})"), hashed == self.files);
+        let (made, wrong) = self.made;
+        say(
+            alloc::format!("{made} files made, renamed and cut: {wrong} wrong"),
+            made > 0 && wrong == 0,
+        );
         for w in &self.workers {
             say(alloc::format!("{} worked ({} ops)", w.name, w.ops), w.ops > 0);
         }

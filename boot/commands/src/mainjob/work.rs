@@ -41,7 +41,9 @@ pub struct Done {
     pub elapsed_ns: u64,
 }
 
-const NAMES: [&str; 5] = ["writer-0", "writer-1", "storer-0", "storer-1", "reader"];
+const NAMES: [&str; 6] = ["writer-0", "writer-1", "storer-0", "storer-1", "reader", "maker"];
+/// The place of the maker among them.
+const MAKER: usize = 5;
 
 /// Start the threads of the churn.
 pub fn threads(job: &Arc<Job>) -> Vec<JoinHandle<Result<Done, Failed>>> {
@@ -52,6 +54,11 @@ pub fn threads(job: &Arc<Job>) -> Vec<JoinHandle<Result<Done, Failed>>> {
             let job = job.clone();
             spawn(NAMES[i], Priority::Normal, move || {
                 let start = now_ns();
+                if i == MAKER {
+                    let mut done = super::make::make(&job)?;
+                    done.elapsed_ns = now_ns() - start;
+                    return Ok(done);
+                }
                 let mut worker = Worker::new(&job, i);
                 let result = match i {
                     0 | 1 => worker.write_all(i),

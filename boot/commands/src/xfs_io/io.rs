@@ -156,6 +156,28 @@ fn transfer(
     Ok(done)
 }
 
+/// The two lines that end an operation on all of a range at once.
+pub(super) fn report_range(
+    run: &mut Run<'_>,
+    verb: &str,
+    (offset, bytes): (u64, u64),
+    compact: bool,
+    nanoseconds: u64,
+) {
+    let plan = Plan {
+        block: bytes,
+        offset: offset as i64,
+        count: bytes as i64,
+        backward: false,
+        verbose: false,
+        once: true,
+        quiet: false,
+        compact,
+    };
+    let done = Done { bytes, ops: 1, offset };
+    report(run.cx, verb, &plan, &done, nanoseconds);
+}
+
 /// The two lines that end a transfer.
 fn report(cx: &mut Context, verb: &str, plan: &Plan, done: &Done, nanoseconds: u64) {
     if plan.quiet {

@@ -108,6 +108,31 @@ pub(super) fn fpunch(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
     allocate(run, FallocateMode::PUNCH_HOLE | FallocateMode::KEEP_SIZE, &words[1..])
 }
 
+/// `fcollapse off len`
+pub(super) fn fcollapse(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
+    allocate(run, FallocateMode::COLLAPSE_RANGE, &words[1..])
+}
+
+/// `finsert off len`
+pub(super) fn finsert(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
+    allocate(run, FallocateMode::INSERT_RANGE, &words[1..])
+}
+
+/// `funshare off len`
+pub(super) fn funshare(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
+    allocate(run, FallocateMode::UNSHARE_RANGE, &words[1..])
+}
+
+/// `lsattr`
+pub(super) fn lsattr(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
+    let parsed = run.options(words, "v")?;
+    let path = String::from_utf8_lossy(&run.file().path).into_owned();
+    let attributes = run.cx.process.attributes(run.fd()).map_err(call("fsgetxattr"))?;
+    let flags = xflags(&attributes, parsed.has(b'v'));
+    out!(run.cx, "{flags} {path} \n");
+    Ok(())
+}
+
 /// `fzero [-k] off len`
 pub(super) fn fzero(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
     let parsed = run.options(words, "k")?;

@@ -6,6 +6,7 @@
 //! | `io`      | pread, pwrite |
 //! | `map`     | mmap, mread, mwrite, msync, munmap, madvise |
 //! | `extent`  | fiemap, bmap |
+//! | `share`   | reflink, dedupe, copy_range |
 //! | `meta`    | stat, truncate, falloc, fsync and what else works on the open file |
 //! | `numbers` | reading and printing numbers |
 //!
@@ -17,6 +18,7 @@ mod extent;
 mod io;
 mod map;
 mod meta;
+mod share;
 pub mod numbers;
 mod table;
 

@@ -2,7 +2,7 @@
 
 use alloc::string::String;
 
-use super::{Outcome, Run, extent, io, map, meta};
+use super::{Outcome, Run, extent, io, map, meta, share};
 use crate::out;
 
 type Main = fn(&mut Run<'_>, &[&[u8]]) -> Outcome;
@@ -56,6 +56,22 @@ static COMMANDS: &[Command] = &[
     on_file("bmap", extent::bmap, 0, None, "[-lpv] [-n nx]", "where a file's blocks lie"),
     on_file("close", meta::close, 0, Some(0), "", "close the current file"),
     on_file(
+        "copy_range",
+        share::copy_range,
+        1,
+        None,
+        "[-s off] [-d off] [-l len] src_file",
+        "copy from another file",
+    ),
+    on_file(
+        "dedupe",
+        share::dedupe,
+        4,
+        None,
+        "[-Cq] infile src_off dst_off len",
+        "share blocks with a file that holds the same",
+    ),
+    on_file(
         "fadvise",
         meta::fadvise,
         0,
@@ -71,6 +87,7 @@ static COMMANDS: &[Command] = &[
         "[-c] [-k] [-p] [-u] off len",
         "allocate, or with -p free, a range of the file",
     ),
+    on_file("fcollapse", meta::fcollapse, 2, Some(2), "off len", "cut a range out"),
     on_file("fdatasync", meta::fdatasync, 0, Some(0), "", "make the file's data durable"),
     on_file(
         "fiemap",
@@ -81,10 +98,13 @@ static COMMANDS: &[Command] = &[
         "the extents of a file",
     ),
     on_file("file", meta::file, 0, Some(1), "[N]", "choose the current file"),
+    on_file("finsert", meta::finsert, 2, Some(2), "off len", "insert a hole"),
     on_file("fpunch", meta::fpunch, 2, Some(2), "off len", "make a hole"),
     on_file("fsync", meta::fsync, 0, Some(0), "", "make the file durable"),
+    on_file("funshare", meta::funshare, 2, Some(2), "off len", "unshare a range"),
     on_file("fzero", meta::fzero, 2, Some(3), "[-k] off len", "make a range read as zeros"),
     anywhere("help", help, Some(1), "[command]", "this list, or one command"),
+    on_file("lsattr", meta::lsattr, 0, Some(1), "[-v]", "the file's flags"),
     on_map("madvise", map::madvise, None, "[-drsw] [off len]", "say how the mapping will be used"),
     on_file(
         "mmap",
@@ -117,6 +137,14 @@ static COMMANDS: &[Command] = &[
         "write at a position",
     ),
     anywhere("quit", meta::quit, None, "", "leave"),
+    on_file(
+        "reflink",
+        share::reflink,
+        1,
+        None,
+        "[-Cq] infile [src_off dst_off len]",
+        "share blocks with another file",
+    ),
     on_file("seek", meta::seek, 1, None, "-a | -d | -h [-r] off", "the next data or hole"),
     anywhere("sleep", meta::sleep, Some(1), "seconds", "wait"),
     on_file("stat", meta::stat, 0, Some(1), "[-v|-r]", "what the file system knows of the file"),

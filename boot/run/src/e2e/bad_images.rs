@@ -166,10 +166,34 @@ fn dirty_log(workspace: &Workspace) -> Result<()> {
     )?;
     let logged = String::from_utf8_lossy(&logged.stdout).into_owned();
     ensure!(!logged.contains("<CLEAN>"), "Linux left a clean log:\n{logged}");
-    mount(workspace, &image.path, "")?.expect(32)?.prints("")?.complains("log")?;
+    // Looked at, it stays as it is.
     let output = mount(workspace, &image.path, "--readonly")?.complains("recovery")?;
     ensure!(output.status == Some(0) || output.status == Some(1), "status {:?}", output.status);
-    Ok(())
+    let mut torn = std::fs::read(&image.path)?;
+    // Where it cannot be recovered nothing is written.
+    let log = log_offset(&image.path)?;
+    torn[log + 1024..log + (256 << 10)].fill(0xee);
+    let path = image.path.with_extension("torn");
+    std::fs::write(&path, &torn)?;
+    mount(workspace, &path, "")?.expect(32)?.prints("")?.complains("log")?;
+    ensure!(std::fs::read(&path)? == torn, "a log that cannot be recovered was written to");
+    std::fs::remove_file(&path)?;
+    mount(workspace, &image.path, "")?.expect(0)?;
+    image.is_clean()
+}
+
+/// Where the log starts on the device, in bytes.
+fn log_offset(image: &Path) -> Result<usize> {
+    let ask = |question: &str| -> Result<String> {
+        let mut command = Command::new(tools::need(&tools::XFS_DB)?);
+        command.args(["-r", "-c", "sb 0", "-c", question]).arg(image);
+        Ok(String::from_utf8_lossy(&process::output(&mut command)?).trim().to_string())
+    };
+    let start = ask("p logstart")?;
+    let block = start.rsplit(' ').next().unwrap_or_default();
+    let place = ask(&format!("convert fsblock {block} byte"))?;
+    let digits = place.split(['(', ')']).nth(1).unwrap_or_default();
+    digits.parse().with_context(|| format!("xfs_db printed {start:?}, {place:?}"))
 }
 
 /// Where a file's inode lies on the device, in bytes.

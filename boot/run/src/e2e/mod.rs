@@ -16,6 +16,7 @@ mod linux_populated;
 mod main_job;
 mod overwrite;
 mod script;
+mod writing;
 
 use crate::testing::case::Case;
 
@@ -30,6 +31,7 @@ pub fn cases() -> Vec<Case> {
         bad_images::cases(),
         io_errors::cases(),
         overwrite::cases(),
+        writing::cases(),
         linux_populated::cases(),
         linux_dirty::cases(),
         main_job::cases(),

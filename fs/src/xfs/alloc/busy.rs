@@ -41,6 +41,8 @@ struct Extent {
 pub(super) struct Extents {
     by_block: BTreeMap<u32, Extent>,
     next_id: u64,
+    /// Nothing on the list is committed before this; nothing at all if there is none.
+    oldest: Option<CommitSeq>,
 }
 
 impl Extents {
@@ -63,6 +65,7 @@ impl Extents {
                 extent.state = State::Committed(seq);
             }
         }
+        self.oldest = Some(self.oldest.map_or(seq, |oldest| oldest.min(seq)));
     }
     /// These blocks are in use again, as metadata.
     fn remove(&mut self, start: u32, count: u32) {
@@ -83,15 +86,25 @@ impl Extents {
     /// first, which is handed back.
     fn settle(&mut self, durable: CommitSeq, discard: bool) -> Vec<(u32, u32)> {
         let mut forget = Vec::new();
+        // The list can be long: it is gone through once a durable commit.
+        if self.oldest.is_none_or(|oldest| oldest > durable) {
+            return forget;
+        }
+        let mut oldest = None;
         self.by_block.retain(|start, extent| {
-            let done = matches!(extent.state, State::Committed(seq) if seq <= durable);
-            if done && discard && extent.discard {
+            let State::Committed(seq) = extent.state else { return true };
+            if seq > durable {
+                oldest = Some(oldest.map_or(seq, |oldest: CommitSeq| oldest.min(seq)));
+                return true;
+            }
+            if discard && extent.discard {
                 extent.state = State::Discarding;
                 forget.push((*start, extent.count));
                 return true;
             }
-            !done
+            false
         });
+        self.oldest = oldest;
         forget
     }
     /// The longest part of an extent that can be used; how many blocks there were that

@@ -47,7 +47,8 @@ pub fn allocate(tp: &mut Trans<'_>, request: &AllocRequest) -> Result<Option<All
             }
         }
         // A file's contents had better be aligned, but need not.
-        if request.kind == Use::Data && request.align > 1 {
+        let somewhere = matches!(request.target, Target::Near(_) | Target::Anywhere(_));
+        if somewhere && request.kind == Use::Data && request.align > 1 {
             let anywhere = AllocRequest { align: 1, ..*request };
             if let Some(found) = try_groups(tp, &anywhere, Effort::Least, &mut busy)? {
                 return Ok(Some(found));
@@ -185,7 +186,7 @@ fn attempt(
     let Some(best) = found.best.filter(|best| best.count >= enough) else {
         return Ok(Attempt::Nothing { busy: found.busy, changed });
     };
-    group.take(tp, best.whole, best.start, best.count)?;
+    group.take(tp, best.whole, best.start, best.count, found.by_block)?;
     let space = group.space(mount);
     if request.kind == Use::Metadata {
         space.busy.reused(best.start, best.count);

@@ -39,8 +39,10 @@ impl Group {
     /// Blocks the list should hold now.
     pub(super) fn needed(&self, tp: &Trans<'_>) -> u32 {
         let has_rmapbt = crate::xfs::rmap::enabled(tp);
-        let rmapbt = if has_rmapbt { for_tree(self.get(at::RMAP_LEVELS)) } else { 0 };
-        for_tree(self.get(at::BNO_LEVELS)) + for_tree(self.get(at::CNT_LEVELS)) + rmapbt
+        let bytes = self.agf.read();
+        let tree = |offset| for_tree(be32(&bytes, offset).unwrap_or(0));
+        let rmapbt = if has_rmapbt { tree(at::RMAP_LEVELS) } else { 0 };
+        tree(at::BNO_LEVELS) + tree(at::CNT_LEVELS) + rmapbt
     }
     /// Bring the list to the length it needs. Was anything changed?
     pub(super) fn fix_list(&self, tp: &mut Trans<'_>) -> Result<bool> {
@@ -89,7 +91,7 @@ impl Group {
             }
         }
         let Some((extent, start, count)) = found else { return Ok(false) };
-        self.take(tp, extent, start, count)?;
+        self.take(tp, extent, start, count, None)?;
         busy.reused(start, count);
         super::free::note_owner(tp, self.ag, AgBlock(start), count, &Owner::Ag)?;
         for block in start..start + count {

@@ -41,6 +41,8 @@ pub(super) struct Candidate {
 #[derive(Default)]
 pub(super) struct Found {
     pub best: Option<Candidate>,
+    /// Stands on the best, if it was found that way.
+    pub by_block: Option<Cursor<FreeTree<ByBlock>>>,
     /// Blocks were passed over because they are busy.
     pub busy: bool,
 }
@@ -153,15 +155,16 @@ impl Search<'_> {
         let count = self.wanted.trim((until - start).min(self.wanted.max));
         if count >= self.wanted.min && start.is_multiple_of(self.wanted.align) {
             self.found.best = Some(Candidate { whole, start, count });
+            self.found.by_block = Some(by_block);
         }
         Ok(())
     }
     /// Go from a block to both sides. Is there all that is wanted?
     fn near(&mut self, tp: &mut Trans<'_>, near: u32) -> Result<bool> {
         let mut left = self.group.by_block();
-        let mut right = self.group.by_block();
         let mut has_left = left.lookup_le(tp, &near)?;
-        let mut has_right = right.lookup_ge(tp, &near.saturating_add(1))?;
+        let mut right = left.clone();
+        let mut has_right = right.next(tp)?;
         for _ in 0..NEAR_EXTENTS {
             let next = |cursor: &mut Cursor<FreeTree<ByBlock>>, tp: &mut Trans<'_>, any: bool| {
                 if any { cursor.get(tp) } else { Ok(None) }
@@ -177,6 +180,10 @@ impl Search<'_> {
             };
             let Some(ByBlock(whole)) = (if goes_left { on_left } else { on_right }) else { break };
             if self.consider(tp, whole)? {
+                // It may be that another was as good, and nearer.
+                if self.found.best.is_some_and(|best| best.whole == whole) {
+                    self.found.by_block = Some(if goes_left { left } else { right });
+                }
                 return Ok(true);
             }
             if goes_left {

@@ -124,6 +124,7 @@ fn encode(extent: FreeExtent, bytes: &mut [u8]) {
 }
 
 /// One of the two trees of free extents.
+#[derive(Clone)]
 pub(super) struct FreeTree<R> {
     ag: AgNumber,
     agf: Arc<Buffer>,
@@ -195,11 +196,15 @@ impl Group {
     }
     /// The changed AGF, for those who ask without a lock.
     pub fn publish_changes(&self, tp: &Trans<'_>) {
-        let mount = tp.mount();
-        let decoded = Agf::decode(&self.agf.read(), mount.geometry(), self.ag);
-        if let Ok(agf) = decoded {
-            self.space(mount).publish(&agf, self.get(at::RMAP_BLOCKS));
-        }
+        let needed = self.needed(tp);
+        let space = self.space(tp.mount());
+        let bytes = self.agf.read();
+        let get = |offset| be32(&bytes, offset).unwrap_or(0);
+        space.free.store(get(at::FREE_BLOCKS), Ordering::Relaxed);
+        space.longest.store(get(at::LONGEST), Ordering::Relaxed);
+        space.needed.store(needed, Ordering::Relaxed);
+        space.listed.store(get(at::LIST_COUNT).min(needed), Ordering::Relaxed);
+        space.rmapbt.set_used(get(at::RMAP_BLOCKS));
     }
     /// Blocks that an allocation out of `reserve` may take: what is free, less what the
     /// AGFL needs and what is kept back for others. May be less than nothing.
@@ -245,18 +250,26 @@ impl Group {
         let reason = format!("{} blocks at {} do not exist", extent.count, extent.start);
         Err(self.damage("bnobt", reason).into())
     }
-    /// Take `count` blocks from `start` on out of a free extent that contains them.
+    /// Take `count` blocks from `start` on out of a free extent that contains them, and
+    /// that `found` stands on if it is given.
     pub fn take(
         &self,
         tp: &mut Trans<'_>,
         whole: FreeExtent,
         start: u32,
         count: u32,
+        found: Option<Cursor<FreeTree<ByBlock>>>,
     ) -> Result<()> {
-        let mut by_block = self.by_block();
+        let found = found.map_or_else(
+            || {
+                let mut by_block = self.by_block();
+                by_block.lookup_eq(tp, &whole.start).map(|_| by_block)
+            },
+            Ok,
+        );
+        let mut by_block = found?;
         let mut by_size = self.by_size();
-        let same =
-            by_block.lookup_eq(tp, &whole.start)? && by_block.get(tp)?.map(|r| r.0) == Some(whole);
+        let same = by_block.get(tp)?.map(|r| r.0) == Some(whole);
         if !same || !by_size.lookup_eq(tp, &(whole.count, whole.start))? {
             let reason = format!(
                 "{} free blocks at {} are in one of the trees of free space only",
@@ -295,14 +308,17 @@ impl Group {
         };
         self.set(tp, at::FREE_BLOCKS, rest);
         if whole.count >= longest {
-            self.find_longest(tp)?;
+            self.find_longest(tp, &mut by_size)?;
         }
         self.publish_changes(tp);
         Ok(())
     }
-    fn find_longest(&self, tp: &mut Trans<'_>) -> Result<()> {
-        let mut by_size = self.by_size();
-        by_size.last(tp)?;
+    fn find_longest(
+        &self,
+        tp: &mut Trans<'_>,
+        by_size: &mut Cursor<FreeTree<BySize>>,
+    ) -> Result<()> {
+        by_size.to_last(tp)?;
         let longest = by_size.get(tp)?.map_or(0, |BySize(extent)| extent.count);
         if longest != self.get(at::LONGEST) {
             self.set(tp, at::LONGEST, longest);

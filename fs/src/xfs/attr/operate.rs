@@ -94,7 +94,7 @@ impl Inode {
             attrs.remove(key)?;
             attrs.is_empty()
         };
-        if empty && ip.core.format != Format::Btree {
+        if empty && can_drop_fork(&ip) {
             drop_fork(&mut ip);
         }
         let now = tp.now();
@@ -200,6 +200,19 @@ fn note_attributes(tp: &mut Trans<'_>) -> Result<()> {
 fn space_for_fork(geometry: &Geometry) -> u64 {
     let limits = TreeLimits::new(geometry);
     geometry.dir_block_blocks() + limits.worst(geometry.dir_block_blocks()) + 2
+}
+
+/// May the data fork have all of the inode? The root of a tree stays as it is; and a link
+/// whose target would fit into the inode then, but lies in blocks, is taken for damaged
+/// by xfs_repair.
+fn can_drop_fork(ip: &LockedInode<'_>) -> bool {
+    let both = fork_bytes(ip.inode().mount().geometry()) as u64;
+    let is_link = ip.inode().file_type() == FileType::Symlink;
+    match ip.core.format {
+        Format::Btree => false,
+        Format::Extents => !is_link || ip.core.size > both,
+        Format::Device | Format::Local => true,
+    }
 }
 
 /// The attribute fork, in which nothing is, is no more.

@@ -13,7 +13,6 @@ use crate::xfs::inode::{Fork, ForkKind, Inode};
 use crate::xfs::inode_item::LockedInode;
 use crate::xfs::mount::Mount;
 use crate::xfs::ondisk::bmbt::{BmbtRoot, Extent, MAX_BLOCKS};
-use crate::xfs::ondisk::inode::Flags;
 use crate::xfs::refcount;
 use crate::xfs::trans::Trans;
 use crate::xfs::types::{AgBlock, AgNumber, FileBlock, FileType, FsBlock};
@@ -122,7 +121,12 @@ pub(super) fn allocate_one(
     }
     request.align = alignment(ip, fork, at, count);
     request.total = most.saturating_add(one_more(ip, fork) as u32);
-    let Some(got) = space::allocate(tp, &request)? else { return Ok(None) };
+    let mut found = space::allocate(tp, &request)?;
+    if found.is_none() && request.align > 1 {
+        request.align = 1;
+        found = space::allocate(tp, &request)?;
+    }
+    let Some(got) = found else { return Ok(None) };
     let extent = Extent { offset: at, block: got.block, count: got.count, unwritten };
     map_extent(tp, ip, fork, extent)?;
     if fork == ForkKind::Cow {
@@ -235,9 +239,6 @@ impl Inode {
         let count = hole.end.0 - hole.start.0;
         let got = allocate_one(&mut tp, &mut ip, ForkKind::Data, hole.start, count, true)?
             .ok_or(Error::NoSpace)?;
-        if !ip.core.flags.contains(Flags::PREALLOC) && hole.end > range.end {
-            ip.delayed.preallocated = true;
-        }
         tp.commit(&mut [&mut ip])?;
         Ok(got.end())
     }
@@ -256,11 +257,7 @@ impl Inode {
 }
 
 /// The hole at `start`, as far as `end`; empty if something is there.
-pub(super) fn hole_at(
-    ip: &LockedInode<'_>,
-    start: FileBlock,
-    end: FileBlock,
-) -> Range<FileBlock> {
+pub(super) fn hole_at(ip: &LockedInode<'_>, start: FileBlock, end: FileBlock) -> Range<FileBlock> {
     let real = list(ip, ForkKind::Data).at_or_after(start).map_or(end, |e| e.offset);
     let reserved = ip.delayed.data.at_or_after(start).map_or(end, |d| d.offset);
     start..end.min(real).min(reserved).max(start)

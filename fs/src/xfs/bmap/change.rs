@@ -361,8 +361,7 @@ pub(in crate::xfs) fn finish_deferred(
     ip: &mut LockedInode<'_>,
     op: &MapExtent,
 ) -> Result<Option<MapExtent>> {
-    let fork =
-        if op.flags & bmap::ATTR_FORK != 0 { ForkKind::Attr } else { ForkKind::Data };
+    let fork = if op.flags & bmap::ATTR_FORK != 0 { ForkKind::Attr } else { ForkKind::Data };
     ip.load(fork)?;
     let extent = Extent {
         offset: FileBlock(op.offset),

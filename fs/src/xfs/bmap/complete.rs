@@ -39,11 +39,7 @@ impl Inode {
     ///
     /// # Errors
     /// Those of transactions and of reading the extent tree.
-    pub(in crate::xfs) fn convert_written(
-        &self,
-        range: Range<FileBlock>,
-        size: u64,
-    ) -> Result<()> {
+    pub(in crate::xfs) fn convert_written(&self, range: Range<FileBlock>, size: u64) -> Result<()> {
         self.in_steps(range, size, |tp, ip, range| convert_some(tp, ip, range, false))
     }
     /// Make what is written in `range`, and not shared, unwritten.

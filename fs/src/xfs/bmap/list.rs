@@ -52,8 +52,7 @@ impl ExtentList {
     /// Where the first extent that ends behind `block` is.
     fn locate(&self, block: FileBlock) -> (usize, usize) {
         let chunk = self.chunks.partition_point(|c| c.last().is_some_and(|e| e.end() <= block));
-        let index =
-            self.chunks.get(chunk).map_or(0, |c| c.partition_point(|e| e.end() <= block));
+        let index = self.chunks.get(chunk).map_or(0, |c| c.partition_point(|e| e.end() <= block));
         (chunk, index)
     }
     /// The extent that covers `block`, or the next one.

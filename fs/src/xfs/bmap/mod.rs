@@ -40,10 +40,10 @@ pub(in crate::xfs) use change::{
     finish_deferred, list as extents_of, move_extent, remap, split_extent, unmap,
 };
 pub(in crate::xfs) use complete::punch_reserved;
-pub(in crate::xfs) use tree::move_boundary;
 pub use list::{ExtentList, NO_EXTENTS};
 pub(in crate::xfs) use reserve::Wanted;
 pub use reserved::{Delalloc, Reserved, TreeLimits};
+pub(in crate::xfs) use tree::move_boundary;
 
 /// What of an inode's extents exists in memory only.
 #[derive(Debug, Default)]
@@ -59,6 +59,11 @@ pub struct Delayed {
 }
 
 impl Delayed {
+    /// Blocks that belong to the file and are in none of its forks on disk.
+    pub(in crate::xfs) fn blocks(&self) -> u64 {
+        let staged: u64 = self.cow.iter().map(|e| u64::from(e.count)).sum();
+        self.data.blocks() + self.cow_reserved.blocks() + staged
+    }
     /// Is there a copy-on-write fork?
     pub(in crate::xfs) fn has_cow(&self) -> bool {
         !self.cow.is_empty() || !self.cow_reserved.is_empty()

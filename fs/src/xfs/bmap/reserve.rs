@@ -66,9 +66,7 @@ impl Inode {
             _ => 0,
         };
         let whole = hole_at(ip, start, FileBlock(hole.end.0 + ahead));
-        if whole.end > hole.end
-            && self.reserve_range(ip, ForkKind::Data, whole).is_ok()
-        {
+        if whole.end > hole.end && self.reserve_range(ip, ForkKind::Data, whole).is_ok() {
             ip.delayed.preallocated = true;
             return Ok(hole);
         }

@@ -130,9 +130,10 @@ impl Reserved {
     pub fn add(&mut self, fresh: Delalloc, limits: &TreeLimits) -> u64 {
         let mut joint = fresh;
         self.total += fresh.count;
-        if let Some(left) = self.before(fresh.offset).filter(|l| {
-            l.end() == fresh.offset && l.count + joint.count <= MAX_BLOCKS
-        }) {
+        if let Some(left) = self
+            .before(fresh.offset)
+            .filter(|l| l.end() == fresh.offset && l.count + joint.count <= MAX_BLOCKS)
+        {
             self.ranges.remove(&left.offset.0);
             joint = join(left, joint);
         }

@@ -23,6 +23,7 @@ const MAX_LEVELS: u32 = 16;
 /// A place in a tree: on a record, before the first one or behind the last one.
 ///
 /// Nobody else may change the tree while a cursor stands in it.
+#[derive(Clone)]
 pub struct Cursor<S: Shape> {
     pub(super) shape: S,
     /// From the leaf up to the root.
@@ -85,9 +86,13 @@ impl<S: Shape> Cursor<S> {
     /// # Errors
     /// I/O errors and damage.
     pub fn levels(&self, tp: &mut Trans<'_>) -> Result<u32> {
-        match self.shape.root(tp)? {
-            Root::Block { levels, .. } => Ok(levels),
-            Root::Inline => Ok(level_of(self.shape.inline_root(), true).unwrap_or(0) + 1),
+        let root = self.shape.root(tp)?;
+        Ok(self.levels_of(root))
+    }
+    fn levels_of(&self, root: Root) -> u32 {
+        match root {
+            Root::Block { levels, .. } => levels,
+            Root::Inline => level_of(self.shape.inline_root(), true).unwrap_or(0) + 1,
         }
     }
     /// Go to the last record that is not behind `key`, or, if there is none, before the
@@ -147,6 +152,21 @@ impl<S: Shape> Cursor<S> {
         let any = self.count(0)? > 0;
         self.at = if any { At::Record } else { At::Before };
         Ok(any)
+    }
+    /// As [`Cursor::last`], the shorter way if the cursor is in the last leaf already.
+    ///
+    /// # Errors
+    /// I/O errors and damage.
+    pub(in crate::xfs) fn to_last(&mut self, tp: &mut Trans<'_>) -> Result<bool> {
+        if matches!(self.at, At::Record | At::Before | At::Behind) {
+            let (count, ends) = self.with_node(0, |n| (n.count(), n.right().is_none()))?;
+            if ends && count > 0 {
+                self.path[0].index = count - 1;
+                self.at = At::Record;
+                return Ok(true);
+            }
+        }
+        self.last(tp)
     }
     /// The record the cursor stands on.
     ///
@@ -296,7 +316,7 @@ impl<S: Shape> Cursor<S> {
         self.at = At::Nowhere;
         self.path.clear();
         let root = self.shape.root(tp)?;
-        let levels = self.levels(tp)?;
+        let levels = self.levels_of(root);
         if levels == 0 || levels > MAX_LEVELS || (root == Root::Inline && levels < 2) {
             let reason = format!("its root says it has {levels} levels");
             return Err(self.damage_at(self.shape_place(), reason));
@@ -325,12 +345,13 @@ impl<S: Shape> Cursor<S> {
     }
     /// The entry of a block that the way goes through.
     fn turn(&self, level: usize, way: &Way<KeyOf<S>>) -> Result<usize> {
-        self.with_node(level, |node| match way {
-            Way::First => 0,
-            Way::Last => node.count().saturating_sub(1),
-            // Of a leaf the caller looks itself.
-            Way::To(key) => node.rank(key, true).saturating_sub(1),
-        })
+        match way {
+            Way::First => Ok(0),
+            Way::Last => Ok(self.count(level)?.saturating_sub(1)),
+            // Whoever looks for a key looks for its place in the leaf himself.
+            Way::To(_) if level == 0 => Ok(0),
+            Way::To(key) => self.with_node(level, |node| node.rank(key, true).saturating_sub(1)),
+        }
     }
     /// Go down from the entry that the path goes through on `level`.
     fn descend_from(

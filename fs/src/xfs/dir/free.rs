@@ -36,9 +36,9 @@ pub(super) fn count(block: &[u8], i: usize) -> u16 {
     if i < valid(block) { be16(block, place(i)).unwrap_or(NO_BLOCK) } else { NO_BLOCK }
 }
 
-/// The first data block in which `bytes` fit.
+/// The last data block in which `bytes` fit: where names were added last there is room.
 pub(super) fn search(block: &[u8], bytes: usize) -> Option<usize> {
-    (0..valid(block)).find(|&i| {
+    (0..valid(block)).rev().find(|&i| {
         let free = count(block, i);
         free != NO_BLOCK && usize::from(free) >= bytes
     })

@@ -29,7 +29,7 @@ fn plan(leaf: &[u8], bytes: usize) -> Option<Plan> {
         let best = index::best(leaf, *i);
         best != NO_BLOCK && usize::from(best) >= bytes
     };
-    let (number, new) = match (0..count).find(fits) {
+    let (number, new) = match (0..count).rev().find(fits) {
         Some(i) => (i, false),
         None => ((0..count).find(|&i| index::best(leaf, i) == NO_BLOCK).unwrap_or(count), true),
     };

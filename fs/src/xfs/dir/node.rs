@@ -36,9 +36,9 @@ impl<S: Store> Dir<'_, S> {
     /// A data block in which `bytes` fit: its number and free space.
     fn find_space(&mut self, bytes: usize) -> Result<Option<(u64, u16)>> {
         let places = self.free_places();
-        let end = self.s.end_before(places.end);
-        let mut at = places.start;
-        while at < end {
+        let mut at = self.s.end_before(places.end);
+        while at > places.start {
+            at -= self.s.unit();
             if let Some(block) = self.s.find(at, FREE)? {
                 let found =
                     self.s.with(&block, |b| free::search(b, bytes).map(|i| (i, free::count(b, i))));
@@ -47,7 +47,6 @@ impl<S: Store> Dir<'_, S> {
                     return Ok(Some((first + i as u64, count)));
                 }
             }
-            at += self.s.unit();
         }
         Ok(None)
     }

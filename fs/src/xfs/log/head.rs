@@ -404,8 +404,7 @@ impl<L: ReadLog> Search<'_, L> {
         let tail = last.tail;
         // The tail is less than one lap behind.
         let same_lap = tail.cycle() == head.cycle() && tail.block() < head.block();
-        let lap_before =
-            next_cycle(tail.cycle()) == head.cycle() && tail.block() >= head.block();
+        let lap_before = next_cycle(tail.cycle()) == head.cycle() && tail.block() >= head.block();
         if !same_lap && !(lap_before && (self.full || head.block() == 0)) {
             return Ok(Found::Unusable(format!(
                 "its tail {}:{} was overwritten, the head is at {}:{}",
@@ -415,8 +414,7 @@ impl<L: ReadLog> Search<'_, L> {
                 head.block()
             )));
         }
-        let mut reason =
-            format!("the last record, at block {at}, is not that of an unmount");
+        let mut reason = format!("the last record, at block {at}, is not that of an unmount");
         if dropped > 0 {
             let more: String = format!("; {dropped} behind it were not complete");
             reason.push_str(&more);

@@ -38,7 +38,7 @@ macro_rules! statistics {
 }
 
 statistics! {
-    /// Transactions committed.
+    /// Transactions in the checkpoints written.
     transactions,
     /// Checkpoints written, with items or without.
     checkpoints,

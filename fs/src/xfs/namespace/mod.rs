@@ -31,7 +31,7 @@ mod rename;
 use alloc::vec::Vec;
 
 use super::geometry::Geometry;
-use super::inode::Inode;
+use super::inode::{Fork, Inode};
 use super::inode_item::LockedInode;
 use super::mount::Mount;
 use super::ondisk::inode::{Flags, Flags2};
@@ -45,6 +45,8 @@ pub use rename::Rename;
 
 /// Most names an inode can have.
 const MAX_LINKS: u32 = i32::MAX as u32;
+/// Bytes that an entry in an inode takes besides its name: lengths, place, type, number.
+const SHORTFORM_ENTRY: usize = 12;
 
 /// What a new inode shall be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,11 +127,35 @@ impl Mount {
     /// file system that is full. Blocks that it may need for a while come then from those
     /// that are never promised.
     fn begin_freeing(&self, reservation: Reservation, blocks: u64) -> Result<Trans<'_>> {
+        self.begin_or_full(reservation, blocks, blocks).map(|(tp, _)| tp)
+    }
+    /// Start a transaction for which `blocks` are reserved or, if there are not so many,
+    /// `least` from those that are never promised; and whether that was so.
+    fn begin_or_full(
+        &self,
+        reservation: Reservation,
+        blocks: u64,
+        least: u64,
+    ) -> Result<(Trans<'_>, bool)> {
         match self.begin(reservation, blocks) {
-            Err(Error::NoSpace) => self.begin(reservation, 0),
-            other => other,
+            Err(Error::NoSpace) => {
+                let mut tp = self.begin(reservation, 0)?;
+                self.counters().withhold(least);
+                tp.add_reserved(least);
+                Ok((tp, true))
+            }
+            other => Ok((other?, false)),
         }
     }
+}
+
+/// Does another name fit into the directory's inode, whatever number it gets?
+fn fits_inline(dp: &LockedInode<'_>, name: &[u8]) -> bool {
+    let Fork::Local(bytes) = &dp.data else { return false };
+    // A wide inode number makes all the others wide.
+    let numbers = usize::from(bytes.first().copied().unwrap_or(0)) + 2;
+    let longest = bytes.len() + 4 * numbers + name.len() + SHORTFORM_ENTRY;
+    longest <= dp.core.data_fork_bytes
 }
 
 /// Lock inodes in the order of their numbers; the locks, in the order given. One inode

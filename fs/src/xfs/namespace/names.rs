@@ -1,6 +1,6 @@
 //! Another name for an inode, a name less.
 
-use super::{MAX_LINKS, check_directory, check_removable, lock_all, touch_names};
+use super::{MAX_LINKS, check_directory, check_removable, fits_inline, lock_all, touch_names};
 use crate::error::{Error, Result};
 use crate::xfs::inode::{ForkKind, Inode};
 use crate::xfs::inode_item::LockedInode;
@@ -22,10 +22,13 @@ impl Mount {
             return Err(Error::NotPermitted("a directory has one name"));
         }
         let blocks = dir::space_for_add(self.geometry());
-        let mut tp = self.begin(self.reservations().link, blocks)?;
+        let (mut tp, full) = self.begin_or_full(self.reservations().link, blocks, 0)?;
         let mut locked = lock_all(&[dir, inode]);
         let [dp, ip] = &mut locked[..] else { return Err(Error::Invalid("not two inodes")) };
         check_directory(dp)?;
+        if full && !fits_inline(dp, name) {
+            return Err(Error::NoSpace);
+        }
         if ip.core.flags.intersects(Flags::IMMUTABLE | Flags::APPEND) {
             return Err(Error::NotPermitted("the file is immutable or append-only"));
         }

@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 
 use super::names::{check_empty, check_project, drop_link};
 use super::{
-    Create, MAX_LINKS, NewKind, RenameFlags, check_directory, check_removable, lock_all,
-    touch_names,
+    Create, MAX_LINKS, NewKind, RenameFlags, check_directory, check_removable, fits_inline,
+    lock_all, touch_names,
 };
 use crate::error::{Error, Result};
 use crate::xfs::inode::Inode;
@@ -85,16 +85,24 @@ impl Mount {
             true => Some(self.make_whiteout(rename.from)?),
             false => None,
         };
+        let done = self.rename_with(rename, whiteout.as_deref());
+        if let (Err(_), Some(whiteout)) = (&done, whiteout) {
+            self.inactivate(&whiteout);
+        }
+        done
+    }
+    fn rename_with(&self, rename: &Rename<'_>, whiteout: Option<&Inode>) -> Result<()> {
         let geometry = self.geometry();
-        let blocks = dir::space_for_add(geometry) + dir::space_for_remove(geometry);
-        let replaces = rename.replaced.is_some();
-        let mut tp = match self.begin(self.reservations().rename, blocks) {
-            // Where a name is replaced nothing grows but a shortform directory.
-            Err(Error::NoSpace) if replaces => self.begin(self.reservations().rename, 0)?,
-            other => other?,
-        };
-        let mut parts = Parts::lock(rename, whiteout.as_deref())?;
+        let removal = dir::space_for_remove(geometry);
+        let blocks = dir::space_for_add(geometry) + removal;
+        let (mut tp, full) =
+            self.begin_or_full(self.reservations().rename, blocks, 2 * removal)?;
+        let mut parts = Parts::lock(rename, whiteout)?;
         check(rename, &mut parts)?;
+        // Where a name is replaced none is added.
+        if full && rename.replaced.is_none() && !fits_inline(parts.to(), rename.to_name) {
+            return Err(Error::NoSpace);
+        }
         if rename.flags.contains(RenameFlags::EXCHANGE) {
             exchange(&mut tp, rename, &mut parts)?;
         } else {
@@ -107,12 +115,7 @@ impl Mount {
         if let Some(replaced) = &mut parts.replaced {
             replaced.core_mut().ctime = now;
         }
-        let done = parts.commit(tp);
-        drop(parts);
-        if let (Err(_), Some(whiteout)) = (&done, whiteout) {
-            self.inactivate(&whiteout);
-        }
-        done
+        parts.commit(tp)
     }
     /// The device that overlay file systems know a removed name by.
     fn make_whiteout(&self, dir: &Inode) -> Result<alloc::sync::Arc<Inode>> {

@@ -8,9 +8,9 @@ use alloc::vec::Vec;
 
 use uuid::Uuid;
 
+use super::btree::{LongHeader, NULL_LONG};
 use super::inode::{CORE_BYTES, Flags2};
 use super::log_items::{item, put_start, put32, put64};
-use super::btree::{LongHeader, NULL_LONG};
 use super::{Bytes, Check, Field, Le16, Le32, Le64, be64, bmbt, ensure, inode, on_disk};
 use crate::xfs::types::Ino;
 
@@ -282,7 +282,7 @@ pub fn root_to_fork(logged: &[u8], fork: &mut [u8]) -> Check {
         count > 0 && count <= room && count <= fork_room,
         "a root with {count} pointers, room for {room} in the log and {fork_room} in the fork"
     );
-        fork[0..2].copy_from_slice(&level.to_be_bytes());
+    fork[0..2].copy_from_slice(&level.to_be_bytes());
     fork[2..4].copy_from_slice(&header.count().to_be_bytes());
     let mut copy = |from: usize, to: usize| {
         fork[to..to + 8 * count].copy_from_slice(&logged[from..from + 8 * count]);

@@ -255,8 +255,7 @@ impl NewRecord {
         }
         for (i, block) in record.chunks_exact_mut(BLOCK_BYTES).enumerate().skip(1) {
             let behind_end = u64::from(self.lsn.block()) + i as u64 >= u64::from(log_blocks);
-            let cycle =
-                if behind_end { next_cycle(self.lsn.cycle()) } else { self.lsn.cycle() };
+            let cycle = if behind_end { next_cycle(self.lsn.cycle()) } else { self.lsn.cycle() };
             block[..4].copy_from_slice(&cycle.to_be_bytes());
         }
         let length = (record.len() - header_bytes) as u32;

@@ -16,6 +16,8 @@ pub const CRC_OFFSET: usize = 224;
 pub const VERSION_AT: usize = 100;
 /// Where the number of inodes lies; free inodes and free blocks follow.
 pub const INODES_AT: usize = 128;
+/// Where the quota switches lie.
+pub const QUOTA_FLAGS_AT: usize = 176;
 
 on_disk! {
     /// The superblock's bytes.

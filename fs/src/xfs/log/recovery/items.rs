@@ -321,7 +321,11 @@ pub(super) fn check_intent(intent: &Intent, geometry: &Geometry) -> Check {
         Ok(())
     };
     let feature = |feature: RoCompat, name: &str| {
-        ensure!(geometry.ro_compat.contains(feature), "{} without {name}", item::name(intent.item()));
+        ensure!(
+            geometry.ro_compat.contains(feature),
+            "{} without {name}",
+            item::name(intent.item())
+        );
         Ok(())
     };
     let flags = |flags: u32, known: u32, most: u32| {

@@ -26,7 +26,6 @@
 //! | `disk` | what the disk will hold |
 //! | `restamp` | the blocks ahead of the head |
 //! | `finish` | what is left to do once the file system is mounted |
-//! | [`counters`] | counters that are not logged, from the groups' headers |
 //!
 //! Quota records are skipped: the mount has no quota, and drops the flag that they were
 //! up to date; Linux does the same.
@@ -39,7 +38,6 @@
 //! Linux and against what Linux makes of them.
 
 mod area;
-pub mod counters;
 mod disk;
 mod finish;
 mod fragments;

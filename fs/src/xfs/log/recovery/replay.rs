@@ -16,9 +16,7 @@ use alloc::vec::Vec;
 use super::area::zeroed;
 use super::disk::WriteBack;
 use super::fragments::groups;
-use super::items::{
-    Decoded, INODE_LSN_AT, LoggedInode, create_cluster_blocks, decode, is_inode,
-};
+use super::items::{Decoded, INODE_LSN_AT, LoggedInode, create_cluster_blocks, decode, is_inode};
 use super::survey::Cancelled;
 use super::transactions::{Transaction, corrupt};
 use crate::block::{SECTOR_SIZE, Sector};
@@ -30,7 +28,7 @@ use crate::xfs::ondisk::inode::{self, CRC_OFFSET};
 use crate::xfs::ondisk::log_items::{BufFormat, BufKind, IcreateFormat};
 use crate::xfs::ondisk::log_record::Lsn;
 use crate::xfs::ondisk::{Check, Reason, agf, agfl, agi, be32, be64};
-use crate::xfs::ondisk::{ensure, stamp_checksum, superblock};
+use crate::xfs::ondisk::{checksum, ensure, stamp_checksum, superblock};
 use crate::xfs::types::{AgBlock, AgNumber};
 
 /// No position in the log: what says this was written past it.
@@ -140,9 +138,7 @@ impl<'a> Replay<'a> {
             .iter()
             .filter_map(|item| match item {
                 Decoded::Buffer(format, pieces) if !pieces.is_empty() => Some(place(format)),
-                Decoded::Inode(inode) => {
-                    Some((inode.format.daddr, u64::from(inode.format.blocks)))
-                }
+                Decoded::Inode(inode) => Some((inode.format.daddr, u64::from(inode.format.blocks))),
                 _ => None,
             })
             .filter(|place| !self.cancelled.has(*place))
@@ -262,7 +258,7 @@ impl<'a> Replay<'a> {
             return Err(corrupt(at, reason));
         }
         let newest = be64(bytes, INODE_LSN_AT).unwrap_or(0);
-        if newest != NULL_LSN && newest > position {
+        if newest != NULL_LSN && newest > position && checksum_fits(bytes, CRC_OFFSET) {
             self.done.newer += 1;
             return Ok(());
         }
@@ -278,10 +274,7 @@ impl<'a> Replay<'a> {
         self.geometry
     }
     /// The buffer at a place, unless it is freed further on in the log.
-    pub(super) fn unless_freed(
-        &mut self,
-        place: Place,
-    ) -> Result<Option<&mut Active>, MountError> {
+    pub(super) fn unless_freed(&mut self, place: Place) -> Result<Option<&mut Active>, MountError> {
         if self.cancelled.has(place) { Ok(None) } else { self.activate(place).map(Some) }
     }
     /// Initialise new inodes. If part of their space was freed again, all of it was.
@@ -389,8 +382,7 @@ impl<'a> Replay<'a> {
         if kinds.contains(&BlockKind::AttrRemote) {
             for (i, part) in bytes.chunks_exact(geometry.block_bytes()).enumerate() {
                 let at = place.0 + i as u64 * geometry.sectors_per_block();
-                block::verify(kinds, geometry, Sector(at), part)
-                    .map_err(MountError::Corrupt)?;
+                block::verify(kinds, geometry, Sector(at), part).map_err(MountError::Corrupt)?;
             }
             return Ok(());
         }
@@ -496,7 +488,14 @@ fn links(cluster: &mut [u8], pieces: &[(usize, &[u8])], inode_bytes: usize) -> C
     Ok(())
 }
 
-/// The position in the log that a block on disk has, if it is one of ours and has any.
+/// Is what lies in these bytes whole?
+fn checksum_fits(bytes: &[u8], crc_at: usize) -> bool {
+    let stored = bytes.get(crc_at..).and_then(|b| b.first_chunk());
+    stored.is_some_and(|stored| checksum(bytes, crc_at) == u32::from_le_bytes(*stored))
+}
+
+/// The position in the log that a block on disk has, if it is one of ours, has any, and
+/// is whole.
 fn position_of(bytes: &[u8], geometry: &Geometry) -> Option<u64> {
     let kind = identify(bytes)?;
     if kind == BlockKind::AttrRemote {
@@ -506,7 +505,10 @@ fn position_of(bytes: &[u8], geometry: &Geometry) -> Option<u64> {
     let ours = uuid == geometry.meta_uuid.as_bytes()
         || (kind == BlockKind::Superblock && uuid == geometry.uuid.as_bytes());
     let position = be64(bytes, kind.lsn_offset()?)?;
-    (ours && position != 0 && position != NULL_LSN).then_some(position)
+    // A block of which a power cut left only parts is not as new as it says. What its last
+    // write changed is all in the log then, because that write has not ended.
+    let intact = kind.crc_offset().is_some_and(|at| checksum_fits(bytes, at));
+    (ours && intact && position != 0 && position != NULL_LSN).then_some(position)
 }
 
 /// Put position and checksum into a block.

@@ -65,8 +65,8 @@ impl Survey {
         let mut all = Vec::new();
         for item in transaction.items().map_err(|reason| corrupt(at, reason))? {
             self.items.add(item.kind);
-            let decoded = decode(transaction, item, &self.geometry)
-                .map_err(|reason| corrupt(at, reason))?;
+            let decoded =
+                decode(transaction, item, &self.geometry).map_err(|reason| corrupt(at, reason))?;
             if let Decoded::Buffer(format, pieces) = &decoded
                 && format.kind == BufKind::Superblock
                 && format.daddr == 0

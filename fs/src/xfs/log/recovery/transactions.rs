@@ -103,8 +103,7 @@ impl Transaction {
         while first < self.ends.len() {
             let (kind, count) = item_start(self.region(first))?;
             ensure!(
-                (1..=MAX_REGIONS).contains(&count)
-                    && usize::from(count) <= self.ends.len() - first,
+                (1..=MAX_REGIONS).contains(&count) && usize::from(count) <= self.ends.len() - first,
                 "{} (type {kind:#06x}) of {count} regions",
                 item::name(kind)
             );
@@ -199,8 +198,8 @@ impl<'a> Walk<'a> {
         let bad = |reason: Reason| WalkError::Record { at, reason };
         let io = |e| WalkError::Other(MountError::from(e));
         let first = self.log.read(at.block(), 1).map_err(io)?;
-        let header = Header::decode(&first, at.block(), self.log.blocks(), self.log.uuid())
-            .map_err(bad)?;
+        let header =
+            Header::decode(&first, at.block(), self.log.blocks(), self.log.uuid()).map_err(bad)?;
         if header.lsn != at {
             return Err(bad(format!("it is of lap {}", header.lsn.cycle())));
         }
@@ -289,8 +288,7 @@ impl<'a> Walk<'a> {
         while left > 0 {
             let count = SEARCH_BLOCKS.min(left);
             let bytes = self.log.read(block, count)?;
-            let found =
-                bytes.chunks_exact(BLOCK_BYTES).position(|b| be32(b, 0) == Some(MAGIC));
+            let found = bytes.chunks_exact(BLOCK_BYTES).position(|b| be32(b, 0) == Some(MAGIC));
             if let Some(i) = found {
                 return Ok(Some(self.lsn((block + i as u32) % blocks)));
             }
