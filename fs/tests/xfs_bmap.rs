@@ -373,6 +373,45 @@ fn threads_do_not_disturb_each_other() {
     image.judge();
 }
 
+/// What was reserved ahead of the end does not become part of a file that grows over it
+/// in another way.
+#[test]
+fn blocks_ahead_are_not_left_in_a_gap() {
+    let image = Image::new("bmap-gap", &["-b", "size=4096"]);
+    let mount = image.mount();
+    let before = mount.counters().free_blocks();
+    let mut file = Tested::new(&image, &mount, "a", 4000);
+    file.write(0..16);
+    file.write(16..24);
+    file.flush();
+    // Blocks that writeback has allocated ahead come first.
+    let append = |file: &mut Tested, mut at: u64| {
+        while file.inode.delalloc_blocks().0 <= 1 {
+            file.write(at..at + 1);
+            at += 1;
+        }
+        at
+    };
+    let at = append(&mut file, 24);
+    file.write(at + 900..at + 901);
+    file.flush();
+    assert_eq!(file.inode.delalloc_blocks().0, file.ahead(), "in the gap of a write");
+    let at = append(&mut file, at + 901);
+    assert!(file.ahead() > 0);
+    file.grow_to(at + 500);
+    assert_eq!(file.inode.delalloc_blocks().0, 0, "in the gap of a larger size");
+    file.write(at + 2000..at + 2001);
+    file.write_direct(at + 3000..at + 3001);
+    file.flush();
+    file.check();
+    file.truncate(0);
+    assert_eq!(mount.counters().free_blocks(), before);
+    file.close();
+    drop(file);
+    image.unmount(mount);
+    image.judge();
+}
+
 /// Blocks ahead of the end of a growing file: there while it grows, gone when it is closed.
 #[test]
 fn blocks_ahead_are_trimmed() {

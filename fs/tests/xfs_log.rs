@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use holdfast_fs::Error;
 use holdfast_fs::block::{Completion, Fault, Op, Sector, TraceEvent};
 use holdfast_fs::xfs::log::head::{self, Found, ReadLog};
-use holdfast_fs::xfs::log::item::{CommitSeq, Journal};
+use holdfast_fs::xfs::log::item::{CommitSeq, Item, Journal};
 use holdfast_fs::xfs::reservation::Reservation;
 use xfs_log_support::parse::{Parsed, parse};
 use xfs_log_support::{BLOCK, Block, Promise, Rig, Ring, Setup, mkfs};
@@ -255,6 +255,18 @@ fn intents_that_end_at_once_are_left_out() {
     rig.log.force_all().expect("force");
     assert_eq!(rig.log.ail_len(), 1);
     assert!(rig.logprint(&["-t"]).contains("EFD:"));
+    // What was logged long ago is old; what was logged last is not.
+    let late = rig.block(1);
+    for n in 0..40_u8 {
+        assert!(!rig.log.is_old(&block.key()), "after {n} checkpoints");
+        rig.commit(&[(&late, 0, &[n; BLOCK])]);
+        rig.log.force_all().expect("force");
+    }
+    for n in 0..400_u16 {
+        rig.commit(&[(&late, 0, &[n as u8; BLOCK])]);
+        rig.log.force_all().expect("force");
+    }
+    assert!(rig.log.is_old(&block.key()) && !rig.log.is_old(&late.key()));
     rig.log.push_all().expect("push");
     // An intent that nobody works on any more cannot be pushed away.
     let seq = commit(&[&pairs[2][0]]);

@@ -7,7 +7,7 @@ mod volume;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use holdfast_fs::syscall::{AtFlags, AT_FDCWD, OpenFlags, RenameFlags, TimeChange};
+use holdfast_fs::syscall::{AT_FDCWD, AtFlags, OpenFlags, RenameFlags, TimeChange};
 use holdfast_fs::xfs::Timestamp;
 use volume::tree::{
     EBUSY, EEXIST, EINVAL, EISDIR, ENAMETOOLONG, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, Kind, Tree,
@@ -534,7 +534,8 @@ fn fill(v: &Volume) -> u64 {
 
 #[test]
 fn a_full_disk_can_be_emptied_and_is_as_it_was() {
-    for options in [&["-i", "maxpct=99"][..], &["-b", "size=1024", "-i", "maxpct=99,sparse=0"], &[]] {
+    for options in [&["-i", "maxpct=99"][..], &["-b", "size=1024", "-i", "maxpct=99,sparse=0"], &[]]
+    {
         let v = Volume::over(&mkfs(16, options));
         let before = v.process.statfs(b"/").unwrap();
         let made = fill(&v);

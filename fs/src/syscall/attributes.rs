@@ -61,14 +61,7 @@ impl Process {
     ///
     /// # Errors
     /// Linux's.
-    pub fn fchownat(
-        &self,
-        dir: Fd,
-        path: &[u8],
-        uid: u32,
-        gid: u32,
-        flags: AtFlags,
-    ) -> Result<()> {
+    pub fn fchownat(&self, dir: Fd, path: &[u8], uid: u32, gid: u32, flags: AtFlags) -> Result<()> {
         let follow = !flags.contains(AtFlags::SYMLINK_NOFOLLOW);
         let node = self.node_at(dir, path, follow, flags.contains(AtFlags::EMPTY_PATH))?;
         change(&node, &owners(uid, gid))
@@ -114,11 +107,8 @@ impl Process {
             TimeChange::Set(time) if u64::from(time.nanoseconds) < NS_PER_SECOND => Ok(Some(time)),
             TimeChange::Set(_) => Err(Error::Invalid("more nanoseconds than a second has")),
         };
-        let change_of = SetAttr {
-            atime: time(times[0])?,
-            mtime: time(times[1])?,
-            ..SetAttr::default()
-        };
+        let change_of =
+            SetAttr { atime: time(times[0])?, mtime: time(times[1])?, ..SetAttr::default() };
         if times == [TimeChange::Omit; 2] {
             return Ok(());
         }

@@ -66,7 +66,9 @@ impl Process {
         };
         let kind = match file_type {
             Some(FileType::Regular) => NewKind::Regular,
-            Some(FileType::Directory) => return Err(Error::NotPermitted("mkdir makes directories")),
+            Some(FileType::Directory) => {
+                return Err(Error::NotPermitted("mkdir makes directories"));
+            }
             Some(FileType::Symlink) | None => return Err(Error::Invalid("no such type of file")),
             Some(device @ (FileType::CharDevice | FileType::BlockDevice)) => {
                 NewKind::Special(device, dev)

@@ -171,13 +171,7 @@ impl Process {
         self.install(&file, 0, flags.contains(OpenFlags::CLOEXEC))
     }
     /// What `open` is to open, and whether it was made for that.
-    fn open_node(
-        &self,
-        dir: Fd,
-        path: &[u8],
-        flags: OpenFlags,
-        mode: u32,
-    ) -> Result<(Node, bool)> {
+    fn open_node(&self, dir: Fd, path: &[u8], flags: OpenFlags, mode: u32) -> Result<(Node, bool)> {
         let follow = !flags.contains(OpenFlags::NOFOLLOW);
         if flags.contains(OpenFlags::PATH) {
             let node = self.resolve_at(dir, path, follow)?.node;
@@ -189,7 +183,10 @@ impl Process {
             }
             let parent = self.resolve_at(dir, path, follow)?.node;
             let create = self.create(mode, NewKind::Regular);
-            return Ok((self.ns.make_unnamed(&parent, &create, !flags.contains(OpenFlags::EXCL))?, true));
+            return Ok((
+                self.ns.make_unnamed(&parent, &create, !flags.contains(OpenFlags::EXCL))?,
+                true,
+            ));
         }
         if !flags.contains(OpenFlags::CREAT) {
             let node = self.resolve_at(dir, path, follow)?.node;
@@ -202,9 +199,7 @@ impl Process {
         let base = self.base(dir, path)?;
         let (node, made) = match self.ns.resolve_or_parent(&base, path, follow && !exclusive)? {
             Ok(found) => (found.node, false),
-            Err(missing) => {
-                self.ns.open_or_make(&missing, &self.create(mode, NewKind::Regular))?
-            }
+            Err(missing) => self.ns.open_or_make(&missing, &self.create(mode, NewKind::Regular))?,
         };
         match node.file_type() {
             _ if exclusive && !made => Err(Error::Exists),

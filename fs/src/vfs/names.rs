@@ -8,8 +8,8 @@ use alloc::sync::Arc;
 
 use super::namespace::Last;
 use super::{Inode, Namespace, Node, Place, Resolved};
-use crate::xfs::namespace::{Create, NewKind, RenameFlags};
 use crate::xfs::FileType;
+use crate::xfs::namespace::{Create, NewKind, RenameFlags};
 use crate::{Error, Result};
 
 /// What a last component is, apart from a name.

@@ -298,7 +298,8 @@ impl<'a> Walk<'a> {
             if last && goal == Goal::Parent {
                 return Ok(Some((name.to_vec(), slash.is_some())));
             }
-            let create = last && matches!(goal, Goal::Create { .. }) && !matches!(name, b"." | b"..");
+            let create =
+                last && matches!(goal, Goal::Create { .. }) && !matches!(name, b"." | b"..");
             if create && slash.is_some() {
                 return Err(Error::IsDirectory);
             }

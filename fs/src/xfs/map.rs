@@ -208,6 +208,12 @@ impl Inode {
     fn begin_write(&self, pos: u64, len: u64, purpose: Purpose) -> Result<Iomap> {
         self.check_writable()?;
         let range = self.blocks(pos, len);
+        match purpose {
+            // Zeros behind the end of the file: it is about to grow.
+            Purpose::Zero => self.skip_ahead(range.end),
+            Purpose::Write => self.skip_ahead(range.start),
+            _ => {}
+        }
         {
             let locked = self.lock(ForkKind::Data)?;
             match self.look_for_write(locked.state(), locked.extents(), &range)? {
@@ -342,6 +348,7 @@ impl Inode {
             };
             match missing {
                 Missing::Hole => {
+                    self.skip_ahead(range.start);
                     let hole = self.hole_to_fill(&self.lock(ForkKind::Data)?, &range);
                     self.allocate_hole(hole)?;
                 }

@@ -81,6 +81,14 @@ impl Inode {
         tp.commit(&mut [&mut ip])?;
         Ok(())
     }
+    /// The file will grow over what lies before `end`, and nobody will write that: give up
+    /// what was reserved ahead there. `IOLOCK` is held exclusive.
+    pub(super) fn skip_ahead(&self, end: FileBlock) {
+        let behind = self.block_behind(self.eof());
+        if behind < end && self.state.read().delayed.preallocated {
+            punch_reserved(&mut self.lock_exclusive(), ForkKind::Data, behind..end);
+        }
+    }
     /// Give back what lies behind the end of the file, unless somebody asked for it:
     /// reservations and blocks. `IOLOCK` is held exclusive.
     ///

@@ -271,9 +271,28 @@ impl Tested {
     }
     fn set_size_if_larger(&mut self, size: u64) {
         if size > self.size {
+            self.inode.begin(self.size, size - self.size, Purpose::Zero).expect("zeros");
             self.inode.set_size(size, false).expect("size");
             self.size = size;
         }
+    }
+    /// A larger size.
+    pub fn grow_to(&mut self, blocks: u64) {
+        self.set_size_if_larger(blocks << self.shift);
+    }
+    /// Blocks that are reserved behind the end.
+    pub fn ahead(&self) -> u64 {
+        let mut count = 0;
+        let block = 1 << self.shift;
+        let mut at = self.size.next_multiple_of(block);
+        let map = self.inode.begin(at, block, Purpose::Read).expect("a map");
+        if map.kind == MapKind::Delalloc {
+            while at < map.end_bytes() {
+                count += 1;
+                at += block;
+            }
+        }
+        count
     }
     fn collapse(&mut self, blocks: Range<u64>) {
         self.flush();

@@ -163,7 +163,7 @@ pub(super) fn cold_random(bench: &mut Bench<'_>, name: &'static str) -> Outcome 
 
 /// The file of the cold cases with whatever seed it has, nothing of it cached.
 fn cold_file(bench: &mut Bench<'_>) -> Outcome<(crate::files::OpenFile, u64)> {
-    let file = bench.existing("/sb_seq", OpenFlags::RDONLY)?;
+    let file = bench.ensure("/sb_seq", 0)?;
     let seed = seed_of(bench, file.fd)?;
     drop(file);
     bench.cx.process.sync();

@@ -117,20 +117,23 @@ impl Bench<'_> {
         let stat: Stat = process.fstat(file.fd).map_err(failed("fstat"))?;
         if stat.size != self.size {
             let (has, wants) = (stat.size, self.size);
-            let why = "and changing a file's size needs the write path (EROFS)";
             return Err(Stopped::Skipped(alloc::format!(
-                "{path} has {has} bytes, not {wants} (see --size), {why}"
+                "{path} has {has} bytes, not {wants} (see --size)"
             )));
         }
         Ok(file)
     }
-    /// A file with the data of `seed` (0: any data): as it is, or written over.
+    /// A file with the data of `seed` (0: any data): as it is, or made anew.
     pub fn ensure(&mut self, path: &str, seed: u64) -> Outcome<OpenFile> {
-        let file = self.existing(path, OpenFlags::RDWR)?;
         let (process, size) = (self.cx.process.clone(), self.size);
-        if seed == 0 || self.data.check_sample(&process, file.fd, size, seed, 8) {
+        if let Ok(file) = self.existing(path, OpenFlags::RDWR)
+            && (seed == 0 || self.data.check_sample(&process, file.fd, size, seed, 8))
+        {
             return Ok(file);
         }
+        let flags = OpenFlags::RDWR | OpenFlags::CREAT | OpenFlags::TRUNC;
+        let open = OpenFile::new(&process, path.as_bytes(), flags);
+        let file = open.map_err(|e| Stopped::Skipped(errno_text(path, &e)))?;
         for offset in (0..size).step_by(MIB as usize) {
             self.pwrite(file.fd, offset, MIB as usize, seed)?;
         }

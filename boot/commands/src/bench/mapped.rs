@@ -19,7 +19,7 @@ impl Bench<'_> {
     pub(super) fn unmap(&self, addr: VirtAddr, len: u64) -> Outcome {
         self.cx.process.munmap(addr, len as usize).map_err(failed("munmap"))
     }
-    fn msync(&self, addr: VirtAddr, len: u64) -> Outcome {
+    pub(super) fn msync(&self, addr: VirtAddr, len: u64) -> Outcome {
         let synced = self.cx.process.msync(addr, len as usize, MsyncFlags::SYNC);
         synced.map_err(failed("msync"))
     }

@@ -4,6 +4,7 @@
 //! |-----------|------|
 //! | `data`    | the bytes of the files, and checking them |
 //! | `cases`   | the cases that bear the names of the portable benchmark |
+//! | `growing` | those of them that make and grow files and change names |
 //! | `mapped`  | those of them that map files |
 //! | `raw`     | raw transfers of the device against the same work through the file system |
 //! | `insn`    | the cost of one operation, scaling, I/O of cached writes |
@@ -11,11 +12,12 @@
 //! A case is a line: `case NAME ops=N bytes=N sec=S rate=X unit=MB/s|ops/s verify=ok|BAD|-`,
 //! one MB being 10^6 bytes. `NAME_sync` is the same work with the closing fsync.
 //!
-//! Owns: loops and formats. Works on the files `/sb_seq`, `/sb_rnd` and `/sb_rw`, whose
-//! contents it may change; never on others. No locks.
+//! Owns: loops and formats. Works on files and a directory whose names begin with `/sb_`,
+//! which it makes, changes and removes; never on others. No locks.
 
 mod cases;
 mod data;
+mod growing;
 mod insn;
 mod mapped;
 mod raw;
@@ -53,6 +55,9 @@ struct Bench<'a> {
     size: u64,
     data: Data,
     bad: bool,
+    /// Cases that run together have run.
+    names_done: bool,
+    falloc_done: bool,
 }
 
 /// What a case measured.
@@ -81,31 +86,31 @@ const fn case(name: &'static str, main: fn(&mut Bench<'_>, &'static str) -> Outc
 
 /// In the order of the portable benchmark.
 static CASES: &[Case] = &[
-    case("seqw_4k", needs_write_path),
-    case("seqw_64k", needs_write_path),
-    case("seqw_1m", needs_write_path),
+    case("seqw_4k", growing::write_4k),
+    case("seqw_64k", growing::write_64k),
+    case("seqw_1m", growing::write_1m),
     case("rewr_4k", cases::rewrite),
     case("cread_4k", cases::cached_read_4k),
     case("cread_1m", cases::cached_read_1m),
     case("crand_4k", cases::cached_random),
     case("rndw_4k", cases::random_write),
     case("rndw_4k_fsync1", cases::random_write_fsync),
-    case("append_512_fds", needs_write_path),
-    case("create_4k", needs_write_path),
-    case("stat", needs_write_path),
-    case("open_read", needs_write_path),
-    case("rename", needs_write_path),
-    case("unlink", needs_write_path),
-    case("mkdir", needs_write_path),
-    case("rmdir", needs_write_path),
-    case("mmapw_sparse", needs_write_path),
+    case("append_512_fds", growing::append),
+    case("create_4k", growing::names),
+    case("stat", growing::names),
+    case("open_read", growing::names),
+    case("rename", growing::names),
+    case("unlink", growing::names),
+    case("mkdir", growing::names),
+    case("rmdir", growing::names),
+    case("mmapw_sparse", growing::store_sparse),
     case("mmapw_exist", mapped::write_existing),
     case("mmapr_cached", mapped::read_cached),
     case("msync_1pg", mapped::msync_page),
-    case("falloc", needs_write_path),
-    case("falloc_over", needs_write_path),
-    case("unalw_3000", needs_write_path),
-    case("unalrw_3000", needs_write_path),
+    case("falloc", growing::preallocate),
+    case("falloc_over", growing::preallocate),
+    case("unalw_3000", growing::write_unaligned),
+    case("unalrw_3000", growing::rewrite_unaligned),
     case("cold_1m", cases::cold_sequential),
     case("cold_rnd_4k", cases::cold_random),
     case("cached_write_io", insn::cached_write_io),
@@ -147,7 +152,14 @@ pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
         chosen.extend(CASES);
     }
     let start = holdfast_sync::time::now_ns();
-    let mut bench = Bench { cx, size: megabytes * MIB, data: Data::new(), bad: false };
+    let mut bench = Bench {
+        cx,
+        size: megabytes * MIB,
+        data: Data::new(),
+        bad: false,
+        names_done: false,
+        falloc_done: false,
+    };
     let mut status = 0;
     for case in chosen {
         match (case.main)(&mut bench, case.name) {
@@ -165,21 +177,6 @@ pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
     let verdict = if bench.bad { "BAD" } else { "ok" };
     out!(bench.cx, "done bench sec={} verify={verdict}\n", decimal(us, 1_000_000, 3));
     if status == 0 { Status::from(bench.bad) } else { status }
-}
-
-/// A case whose files must be made or grown first.
-fn needs_write_path(bench: &mut Bench<'_>, name: &'static str) -> Outcome {
-    use holdfast_fs::syscall::OpenFlags;
-    let path = alloc::format!("/sb_{name}");
-    let flags = OpenFlags::RDWR | OpenFlags::CREAT | OpenFlags::EXCL;
-    match bench.cx.process.open(path.as_bytes(), flags, 0o644) {
-        Ok(fd) => {
-            // The file was made: this case's loop comes with the write path.
-            let (_, _) = (bench.cx.process.close(fd), bench.cx.process.unlink(path.as_bytes()));
-            Err(Stopped::Skipped("no loop for it yet".to_string()))
-        }
-        Err(e) => Err(Stopped::Skipped(errno_text(&path, &e))),
-    }
 }
 
 /// An error with the name of its errno where that says it best.

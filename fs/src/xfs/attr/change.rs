@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use super::leaf::{self, Item};
 use crate::error::{Error, Result};
 use crate::xfs::da::{Path, Siblings, Store, Tree, hash_name};
-use crate::xfs::ondisk::attr_leaf::{INCOMPLETE, Leaf, NAMESPACE, Value};
+use crate::xfs::ondisk::attr_leaf::{INCOMPLETE, Leaf, NAMESPACE, Value, local_bytes};
 use crate::xfs::ondisk::attr_remote::room;
 use crate::xfs::ondisk::attr_sf::{EntryHead, Header, View};
 use crate::xfs::ondisk::block::BlockKind;
@@ -59,7 +59,7 @@ const TREE: Tree = Tree {
 
 /// Has a value of this length blocks of its own?
 pub(super) const fn is_remote(block_bytes: usize, name: usize, value: usize) -> bool {
-    leaf::local_bytes(name, value) >= block_bytes / 2 + block_bytes / 4
+    local_bytes(name, value) >= block_bytes / 2 + block_bytes / 4
 }
 
 /// Blocks of a value that has its own.

@@ -8,14 +8,9 @@ use alloc::vec::Vec;
 
 use crate::xfs::da::{Change, Identity, Siblings};
 use crate::xfs::ondisk::attr_leaf::{
-    EntryView, Header, INCOMPLETE, LOCAL, Leaf, LocalHead, MAGIC, NAMESPACE, RemoteHead, Value,
+    EntryView, Header, INCOMPLETE, LOCAL, Leaf, MAGIC, NAMESPACE, local_bytes, remote_bytes,
 };
 use crate::xfs::ondisk::be16;
-
-/// Names are aligned to this.
-const ALIGN: usize = 4;
-/// Bytes that a name with a remote value takes more than its fields.
-const REMOTE_PAD: usize = 2;
 
 const COUNT: usize = 56;
 const USED: usize = 58;
@@ -30,16 +25,6 @@ pub(super) struct Item {
     pub(super) hash: u32,
     pub(super) flags: u8,
     pub(super) bytes: Vec<u8>,
-}
-
-/// Bytes of a name with a value of `value` bytes in the leaf.
-pub(super) const fn local_bytes(name: usize, value: usize) -> usize {
-    (LocalHead::SIZE + name + value).next_multiple_of(ALIGN)
-}
-
-/// Bytes of a name whose value is elsewhere.
-const fn remote_bytes(name: usize) -> usize {
-    (RemoteHead::SIZE + REMOTE_PAD + name).next_multiple_of(ALIGN)
 }
 
 impl Item {
@@ -92,10 +77,7 @@ fn first_used(block: &[u8]) -> usize {
 /// Where the name of attribute `i` is, and how many bytes it takes.
 fn name_of(block: &[u8], i: usize) -> (usize, usize) {
     let at = usize::from(be16(block, place(i) + 4).unwrap_or(0));
-    let bytes = Leaf::new(block).and_then(|leaf| leaf.entry(i)).map_or(0, |e| match e.value {
-        Value::Local(value) => local_bytes(e.name.len(), value.len()),
-        Value::Remote { .. } => remote_bytes(e.name.len()),
-    });
+    let bytes = Leaf::new(block).and_then(|leaf| leaf.entry(i)).map_or(0, |e| e.bytes());
     (at, bytes.min(block.len().saturating_sub(at)))
 }
 
@@ -214,7 +196,7 @@ pub(super) fn remove(c: &mut dyn Change, i: usize) {
         let places = (0..n - 1).map(|j| usize::from(be16(c, place(j) + 4).unwrap_or(0)));
         first = places.min().unwrap_or(c.len());
     }
-    let used = used_bytes(c) - bytes;
+    let used = used_bytes(c).saturating_sub(bytes);
     set_header(c, n - 1, used, first);
 }
 

@@ -225,3 +225,38 @@ fn what_linux_left_half_made_goes() {
     assert_eq!(all.len(), 30, "the half made one is gone");
     assert_eq!(all[&(0, key.name.to_vec())], b"new");
 }
+
+/// Damage that shows in no single block makes operations fail, and nothing else.
+#[test]
+fn damage_never_panics() {
+    let mut random = Random(7);
+    let (mut failed, mut worked) = (0, 0);
+    for round in 0..2000 {
+        let mut s = Memory::new(1024, 1, 100);
+        let key = |i: usize| format!("name {i}").into_bytes();
+        for i in 0..[20, 150][round % 2] {
+            let value = alloc::vec![7; if i % 9 == 0 { 2000 } else { i % 90 }];
+            attrs(&mut s).set(Key { namespace: 0, name: &key(i) }, &value).expect("set");
+        }
+        let mut sound = true;
+        for _ in 0..=random.below(3) {
+            let at = 56 + random.below([60, 968][round % 2]);
+            sound &= s.damage(random.below(64), at, random.below(256) as u8);
+        }
+        if !sound {
+            continue;
+        }
+        for i in 0..60 {
+            let name = key(random.below(150));
+            let name = Key { namespace: 0, name: &name };
+            let value = alloc::vec![1; [10, 300, 5000][i % 3]];
+            let results = [attrs(&mut s).set(name, &value), attrs(&mut s).remove(name)];
+            if results.iter().any(|r| matches!(r, Err(Error::Corrupt(_)))) {
+                failed += 1;
+                break;
+            }
+            worked += 1;
+        }
+    }
+    assert!(failed > 20 && worked > 20, "{failed} failed, {worked} worked");
+}

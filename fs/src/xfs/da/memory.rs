@@ -51,6 +51,16 @@ impl Memory {
     pub(in crate::xfs) fn new(block_bytes: usize, unit: u64, room: usize) -> Self {
         Self { blocks: BTreeMap::new(), local: None, size: 0, room, block_bytes, unit }
     }
+    /// Change a byte of a block; true if the block still looks sound, as when it is read.
+    pub(in crate::xfs) fn damage(&mut self, block: usize, at: usize, byte: u8) -> bool {
+        let count = self.blocks.len();
+        let Some((kind, bytes)) = self.blocks.values_mut().nth(block % count) else {
+            return false;
+        };
+        let length = bytes.len();
+        bytes[at % length] = byte;
+        BlockKind::identify(bytes) == Some(*kind) && specific(*kind, bytes).is_ok()
+    }
     /// Is every block what it says, and sound?
     pub(in crate::xfs) fn check(&self) {
         for (at, (kind, bytes)) in &self.blocks {
@@ -80,13 +90,18 @@ impl Store for Memory {
     }
     fn create(&mut self, at: u64, kind: BlockKind) -> Result<u64> {
         assert!(self.local.is_none() && at.is_multiple_of(self.unit));
-        let old = self.blocks.insert(at, (kind, alloc::vec![0; self.block_bytes]));
-        assert!(old.is_none(), "{at:#x} is mapped already");
+        if self.blocks.contains_key(&at) {
+            return Err(self.corrupt(at, "it is mapped already".into()));
+        }
+        self.blocks.insert(at, (kind, alloc::vec![0; self.block_bytes]));
         Ok(at)
     }
     fn free(&mut self, at: u64, block: u64) -> Result<()> {
-        assert!(at == block && self.blocks.remove(&at).is_some());
-        Ok(())
+        assert_eq!(at, block);
+        match self.blocks.remove(&at) {
+            Some(_) => Ok(()),
+            None => Err(self.corrupt(at, "it is not mapped".into())),
+        }
     }
     fn first_hole(&self, range: Range<u64>, blocks: u64) -> Option<u64> {
         let mut at = range.start;
@@ -145,8 +160,7 @@ impl Store for Memory {
     }
     fn free_value(&mut self, at: u64, blocks: u64) -> Result<()> {
         for block in at..at + blocks {
-            let old = self.blocks.remove(&block).expect("a block of the value");
-            assert_eq!(old.0, BlockKind::AttrRemote);
+            self.blocks.remove(&block);
         }
         Ok(())
     }

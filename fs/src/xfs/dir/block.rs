@@ -118,6 +118,9 @@ impl<S: Store> Dir<'_, S> {
     pub(super) fn small_to_block(&mut self) -> Result<()> {
         let bytes = self.s.local().unwrap_or(&[]).to_vec();
         let small = Shortform::decode(&bytes).map_err(|r| self.s.corrupt(0, r))?;
+        if !small.fits(self.block_bytes()) {
+            return Err(self.s.corrupt(0, "its entries do not fit into a block".into()));
+        }
         self.s.set_empty();
         let block = self.s.create(0, BlockKind::DirBlock)?;
         let id = self.s.identity(&block);

@@ -21,6 +21,11 @@ const fn place(i: usize) -> usize {
     Header::SIZE + i * 2
 }
 
+/// The data block of the first count.
+pub(super) fn first(block: &[u8]) -> u64 {
+    be32(block, FIRST).unwrap_or(0).into()
+}
+
 /// Counts in a block.
 pub(super) fn valid(block: &[u8]) -> usize {
     (be32(block, VALID).unwrap_or(0) as usize).min(capacity(block.len()))

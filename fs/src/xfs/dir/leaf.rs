@@ -146,6 +146,10 @@ impl<S: Store> Dir<'_, S> {
     }
     pub(super) fn remove_from_leaf(&mut self, found: &Found<S::Block>) -> Result<()> {
         let leaf = self.leaf()?;
+        if found.number >= self.s.with(&leaf, index::bests_count) as u64 {
+            let reason = alloc::format!("no free space count for data block {}", found.number);
+            return Err(self.s.corrupt(self.leaf_at(), reason));
+        }
         let longest = self.take_data(found)?;
         self.s.edit(&leaf, |c| {
             index::forget_in_leaf(c, found.index);

@@ -33,13 +33,29 @@ impl<S: Store> Dir<'_, S> {
         self.s.edit(leaf, |c| c.set_be16(MAGIC, LEAFN_MAGIC));
         Ok(())
     }
+    /// The free space block at `place`, if there is one.
+    fn find_free(&mut self, place: u64) -> Result<Option<S::Block>> {
+        let Some(block) = self.s.find(place, FREE)? else { return Ok(None) };
+        let first = (place - self.free_places().start) / self.s.unit() * self.counts();
+        let stated = self.s.with(&block, free::first);
+        if stated != first {
+            let reason = alloc::format!("counts from data block {stated} on, not {first}");
+            return Err(self.s.corrupt(place, reason));
+        }
+        Ok(Some(block))
+    }
+    /// The free space block at `place`, which there has to be.
+    fn read_free(&mut self, place: u64) -> Result<S::Block> {
+        let block = self.find_free(place)?;
+        block.ok_or_else(|| self.s.corrupt(place, "there is no free space block".into()))
+    }
     /// A data block in which `bytes` fit: its number and free space.
     fn find_space(&mut self, bytes: usize) -> Result<Option<(u64, u16)>> {
         let places = self.free_places();
         let mut at = self.s.end_before(places.end);
         while at > places.start {
             at -= self.s.unit();
-            if let Some(block) = self.s.find(at, FREE)? {
+            if let Some(block) = self.find_free(at)? {
                 let found =
                     self.s.with(&block, |b| free::search(b, bytes).map(|i| (i, free::count(b, i))));
                 if let Some((i, count)) = found {
@@ -53,7 +69,7 @@ impl<S: Store> Dir<'_, S> {
     /// The count of data block `number` changes.
     fn set_count(&mut self, number: u64, value: u16) -> Result<()> {
         let (place, i) = self.free_place(number);
-        let block = self.s.read(place, FREE)?;
+        let block = self.read_free(place)?;
         self.s.edit(&block, |c| free::set(c, i, value));
         if value == NO_BLOCK && self.s.with(&block, free::used) == 0 {
             self.s.free(place, block)?;
@@ -75,7 +91,7 @@ impl<S: Store> Dir<'_, S> {
         let at = self.s.first_hole(0..self.leaf_at(), self.s.unit()).ok_or(Error::NoSpace)?;
         let number = at / self.s.unit();
         let (place, _) = self.free_place(number);
-        if self.s.find(place, FREE)?.is_none() {
+        if self.find_free(place)?.is_none() {
             let block = self.s.create(place, BlockKind::DirFree)?;
             let id = self.s.identity(&block);
             let first = number / self.counts() * self.counts();
@@ -107,7 +123,7 @@ impl<S: Store> Dir<'_, S> {
         let Some(path) = found.path.take() else { return Err(Error::NotFound) };
         // What cannot be read shows before anything is changed.
         let (place, _) = self.free_place(found.number);
-        self.s.read(place, FREE)?;
+        self.read_free(place)?;
         let longest = self.take_data(&found)?;
         self.s.edit(&path.leaf, |c| index::forget_in_leaf(c, found.index));
         self.set_count(found.number, longest.unwrap_or(NO_BLOCK))?;
@@ -126,7 +142,7 @@ impl<S: Store> Dir<'_, S> {
         {
             return Ok(());
         }
-        let block = self.s.read(places.start, FREE)?;
+        let block = self.read_free(places.start)?;
         let counts: alloc::vec::Vec<u16> =
             self.s.with(&block, |b| (0..free::valid(b)).map(|i| free::count(b, i)).collect());
         let live = self.s.with(&leaf, |b| Index::of_leaf(b).live());

@@ -4,9 +4,9 @@
 use alloc::vec::Vec;
 
 use super::FIRST_OFFSET;
-use crate::xfs::ondisk::Check;
-use crate::xfs::ondisk::dir_data::entry_bytes;
+use crate::xfs::ondisk::dir_data::{ALIGN, entry_bytes};
 use crate::xfs::ondisk::dir_sf::{ENTRY_HEAD, View};
+use crate::xfs::ondisk::{Check, ensure};
 
 /// An entry of a small directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +39,15 @@ impl<'a> Shortform<'a> {
     pub(super) fn decode(bytes: &'a [u8]) -> Check<Self> {
         let view = View::new(bytes)?;
         let mut entries = Vec::with_capacity(usize::from(bytes[0]) + 1);
+        let mut end = FIRST_OFFSET as usize;
         for entry in view.entries() {
             let e = entry?;
+            let offset = usize::from(e.offset);
+            ensure!(
+                offset >= end && offset.is_multiple_of(ALIGN),
+                "an entry at {offset}, the one before it ends at {end}"
+            );
+            end = offset + entry_bytes(e.name.len());
             entries.push(Entry {
                 name: e.name,
                 offset: usize::from(e.offset),
@@ -79,6 +86,11 @@ impl<'a> Shortform<'a> {
             ino(&mut bytes, e.ino);
         }
         bytes
+    }
+    /// Does it fit into a block, with its index?
+    pub(super) fn fits(&self, block_bytes: usize) -> bool {
+        let end = self.entries.last().map_or(FIRST_OFFSET as usize, Entry::end);
+        end + super::index::block_index_bytes(self.entries.len() + 2) <= block_bytes
     }
     /// Give a new entry a place: behind the others, or in a hole between them. False if
     /// the directory would not fit into a block any more.

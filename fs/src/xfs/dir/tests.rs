@@ -434,3 +434,42 @@ fn case_can_be_ignored() {
     }
     assert!(s.blocks.is_empty());
 }
+
+/// Damage that shows in no single block makes operations fail, and nothing else.
+#[test]
+fn damage_never_panics() {
+    let mut random = Random(99);
+    let (mut failed, mut worked) = (0, 0);
+    for round in 0..3000 {
+        let mut s = empty(1024, 1, 160);
+        let count = [12, 40, 150, 400][round % 4];
+        let names: Vec<Vec<u8>> = (0..count).map(|i| format!("name {i}").into_bytes()).collect();
+        for (i, name) in names.iter().enumerate() {
+            let new = New { name, ino: 500 + i as u64, file_type: 1 };
+            dir(&mut s).add(new).expect("an addition");
+        }
+        let mut sound = true;
+        for _ in 0..=random.below(3) {
+            let (block, at) = (random.below(64), random.below([64, 128, 1024][round % 3]));
+            // What any block says of itself is checked when it is read.
+            let at = if (8..64).contains(&at) { at + 56 } else { at };
+            sound &= !s.blocks.is_empty() && s.damage(block, at, random.next() as u8);
+        }
+        if !sound {
+            continue;
+        }
+        for i in 0..60 {
+            let name = &names[random.below(names.len())];
+            let new = format!("new {round} {i}").into_bytes();
+            let added = New { name: &new, ino: 9, file_type: 1 };
+            let results = [dir(&mut s).remove(name), dir(&mut s).add(added)];
+            if results.iter().any(|r| matches!(r, Err(Error::Corrupt(_)))) {
+                // The file system would be shut down.
+                failed += 1;
+                break;
+            }
+            worked += 1;
+        }
+    }
+    assert!(failed > 20 && worked > 20, "{failed} failed, {worked} worked");
+}

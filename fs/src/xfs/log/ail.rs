@@ -56,6 +56,10 @@ impl Ail {
     pub(super) fn tail(&self) -> Option<Lsn> {
         self.state.lock().items.first_key_value().map(|((lsn, _), _)| *lsn)
     }
+    /// Where an item is, if it is there.
+    pub(super) fn position(&self, key: &ItemKey) -> Option<Lsn> {
+        self.state.lock().spots.get(key).copied()
+    }
     /// How many items there are.
     pub(super) fn len(&self) -> usize {
         self.state.lock().items.len()

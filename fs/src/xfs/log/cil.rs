@@ -107,9 +107,9 @@ impl Context {
     /// Forget everything, for use as a later checkpoint, keeping the memory.
     pub(super) fn recycle(&mut self, seq: CommitSeq) {
         self.seq = seq;
+        self.index.clear(self.slots.len());
         self.slots.clear();
         self.displaced.clear();
-        self.index.clear();
         self.bytes = 0;
         self.transactions = 0;
     }
@@ -121,6 +121,9 @@ impl Slot {
         self.vectors = Vectors::new();
     }
 }
+
+/// Entries of the smallest table.
+const LEAST_TABLE: usize = 64;
 
 /// Finds slots by key: a table of slot numbers plus one, 0 where there is none, probed
 /// linearly. Slots are never removed singly.
@@ -145,7 +148,7 @@ impl Index {
     fn insert(&mut self, new: usize, slots: &[Slot]) {
         // At most half full.
         if slots.len() * 2 > self.table.len() {
-            let size = (slots.len() * 4).next_power_of_two().max(64);
+            let size = (slots.len() * 4).next_power_of_two().max(LEAST_TABLE);
             self.table.clear();
             self.table.resize(size, 0);
             for slot in 0..slots.len() {
@@ -163,7 +166,12 @@ impl Index {
         }
         self.table[at] = slot as u32 + 1;
     }
-    fn clear(&mut self) {
+    /// Forget the slots, of which there were so many.
+    fn clear(&mut self, slots: usize) {
+        // A table that was large once would cost every small checkpoint.
+        if self.table.len() > LEAST_TABLE.max(slots * 16) {
+            self.table = Vec::new();
+        }
         self.table.fill(0);
     }
 }

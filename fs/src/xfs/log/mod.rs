@@ -273,11 +273,11 @@ impl Log {
     pub fn head(&self) -> Lsn {
         Lsn(self.head.load(Ordering::SeqCst))
     }
-    /// Is this position in the older part of the log? Whoever keeps an intent open over
-    /// many steps logs it anew then, so that it does not hold the tail.
-    pub fn is_old(&self, lsn: Lsn) -> bool {
-        let age = self.layout.distance_bytes(lsn, self.head());
-        age > self.layout.ring_bytes() / 4
+    /// Is this item among the older ones in the log? Whoever keeps an intent open, or an
+    /// inode locked, over many steps logs it anew then, so that it does not hold the tail.
+    pub fn is_old(&self, key: &ItemKey) -> bool {
+        let Some(lsn) = self.ail.position(key) else { return false };
+        self.layout.distance_bytes(lsn, self.head()) > self.layout.ring_bytes() / 4
     }
     /// Items that are logged and not in place.
     pub fn ail_len(&self) -> usize {

@@ -78,9 +78,7 @@ impl Mount {
         let blocks = ialloc::space_for_allocation(geometry) + dir::space_for_add(geometry);
         match kind {
             NewKind::Directory => (reservations.mkdir, blocks),
-            NewKind::Symlink(_) => {
-                (reservations.symlink, blocks + symlink::most_blocks(geometry))
-            }
+            NewKind::Symlink(_) => (reservations.symlink, blocks + symlink::most_blocks(geometry)),
             NewKind::Regular | NewKind::Special(..) => (reservations.create, blocks),
         }
     }

@@ -95,8 +95,7 @@ impl Mount {
         let geometry = self.geometry();
         let removal = dir::space_for_remove(geometry);
         let blocks = dir::space_for_add(geometry) + removal;
-        let (mut tp, full) =
-            self.begin_or_full(self.reservations().rename, blocks, 2 * removal)?;
+        let (mut tp, full) = self.begin_or_full(self.reservations().rename, blocks, 2 * removal)?;
         let mut parts = Parts::lock(rename, whiteout)?;
         check(rename, &mut parts)?;
         // Where a name is replaced none is added.

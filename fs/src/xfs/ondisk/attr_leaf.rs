@@ -62,6 +62,21 @@ on_disk! {
     }
 }
 
+/// Names are aligned to this.
+const ALIGN: usize = 4;
+/// Bytes that a name with a remote value takes more than its fields.
+const REMOTE_PAD: usize = 2;
+
+/// Bytes of a name with a value of `value` bytes in the leaf.
+pub const fn local_bytes(name: usize, value: usize) -> usize {
+    (LocalHead::SIZE + name + value).next_multiple_of(ALIGN)
+}
+
+/// Bytes of a name whose value is elsewhere.
+pub const fn remote_bytes(name: usize) -> usize {
+    (RemoteHead::SIZE + REMOTE_PAD + name).next_multiple_of(ALIGN)
+}
+
 /// Where a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
@@ -87,6 +102,16 @@ pub struct Entry<'a> {
     pub name: &'a [u8],
     /// The value.
     pub value: Value<'a>,
+}
+
+impl Entry<'_> {
+    /// Bytes its name takes, with its value or where that is.
+    pub const fn bytes(&self) -> usize {
+        match self.value {
+            Value::Local(value) => local_bytes(self.name.len(), value.len()),
+            Value::Remote { .. } => remote_bytes(self.name.len()),
+        }
+    }
 }
 
 /// A leaf, magic and identity already checked.
@@ -159,6 +184,7 @@ pub fn check(block: &[u8]) -> Check {
         leaf.count
     );
     let mut last = 0;
+    let mut used = 0;
     for i in 0..leaf.count {
         let index = be16(block, Header::SIZE + i * EntryView::SIZE + 4).unwrap_or(0);
         let Some(entry) = leaf.entry(i) else {
@@ -167,6 +193,7 @@ pub fn check(block: &[u8]) -> Check {
         ensure!(usize::from(index) >= first_used, "entry {i} at {index} is not among the names");
         ensure!(entry.hash >= last, "hash {:#x} of entry {i} is out of order", entry.hash);
         last = entry.hash;
+        used += entry.bytes();
         ensure!(!entry.name.is_empty(), "entry {i} has an empty name");
         if let Value::Remote { block, length } = entry.value {
             // A value that is still being written has neither.
@@ -177,5 +204,10 @@ pub fn check(block: &[u8]) -> Check {
             );
         }
     }
+    ensure!(
+        used == usize::from(header.used_bytes()) && used <= block.len() - table_end,
+        "names of {used} bytes, {} stated",
+        header.used_bytes()
+    );
     Ok(())
 }

@@ -198,6 +198,16 @@ pub fn entries_end(block: &[u8]) -> Check<usize> {
     }
 }
 
+/// Places and lengths of the three largest free spaces, as the header has them.
+fn largest_free(header: &DataHeader<'_>) -> [(usize, usize); 3] {
+    [
+        (header.best0_offset(), header.best0_length()),
+        (header.best1_offset(), header.best1_length()),
+        (header.best2_offset(), header.best2_length()),
+    ]
+    .map(|(at, length)| (usize::from(at), usize::from(length)))
+}
+
 /// Check a block with entries, magic and identity already checked.
 ///
 /// # Errors
@@ -207,7 +217,9 @@ pub fn check(block: &[u8]) -> Check {
     let end = entries_end(block)?;
     let mut at = DataHeader::SIZE;
     let mut entries = 0;
-    let mut largest = 0;
+    let mut largest = [0; 3];
+    let table = largest_free(&header);
+    let mut listed = 0;
     let mut was_free = false;
     while at < end {
         let item = item(block, at, end)?;
@@ -219,15 +231,19 @@ pub fn check(block: &[u8]) -> Check {
             Item::Free(n) => {
                 ensure!(!was_free, "two free spaces in a row at {at}");
                 was_free = true;
-                largest = largest.max(n);
+                listed += usize::from(table.contains(&(at, n)));
+                if let Some(i) = largest.iter().position(|l| *l < n) {
+                    largest[i..].rotate_right(1);
+                    largest[i] = n;
+                }
             }
         }
         at += item.length();
     }
+    let stated = table.map(|(_, length)| length);
     ensure!(
-        usize::from(header.best0_length()) == largest,
-        "the largest free space is {largest} bytes, {} stated",
-        header.best0_length()
+        stated == largest && listed == stated.iter().filter(|n| **n > 0).count(),
+        "the largest free spaces have {largest:?} bytes, {stated:?} stated"
     );
     if end < block.len() {
         let (start, count) = block_index(block)?;
