@@ -6,6 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use holdfast_commands::{MemoryFigures, MountInfo, System, ThreadInfo};
+use holdfast_fs::xfs::log::LogStatistics;
 use holdfast_fs::block::{Queue, QueueStatistics};
 use holdfast_fs::pagecache::PageCache;
 use holdfast_fs::platform::PAGE_SIZE;
@@ -100,6 +101,10 @@ impl System for Guest {
     }
     fn block_statistics(&self) -> QueueStatistics {
         self.disk.as_ref().map(|disk| disk.statistics()).unwrap_or_default()
+    }
+    fn log_statistics(&self) -> LogStatistics {
+        let log = self.root.as_ref().and_then(|root| root.mount().log());
+        log.map(|log| log.statistics()).unwrap_or_default()
     }
     fn root_device(&self) -> String {
         self.disk.as_ref().map_or_else(String::new, |disk| format!("/dev/{}", disk.info().name))

@@ -283,7 +283,7 @@ fn power_cuts_in_long_checkpoints() {
         bytes: 4088,
         transactions: 2400,
         commits_a_force: 60,
-        ways: 8,
+        ways: 5,
         ..SMALL
     };
     cut_everywhere(&load, 5);

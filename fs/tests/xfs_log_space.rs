@@ -11,10 +11,12 @@ mod xfs_log_support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use holdfast_fs::block::Completion;
+use holdfast_fs::block::{Completion, Fault, Op};
 use holdfast_fs::locks;
 use holdfast_fs::xfs::log::head::ReadLog;
+use holdfast_fs::xfs::log::item::Journal;
 use holdfast_fs::xfs::reservation::Reservation;
+use holdfast_fs::{Error, Result};
 use holdfast_sync::Mutex;
 use holdfast_sync::thread::{Priority, spawn, yield_now};
 use xfs_log_support::parse::parse;
@@ -57,19 +59,26 @@ impl Bench {
         Arc::new(Self { rig, blocks, operations: AtomicU64::new(0) })
     }
     /// One operation: reserve, lock two blocks, some steps that each log both of them.
-    fn operate(&self, load: Load, seed: &mut u64) {
+    ///
+    /// # Errors
+    /// The log was shut down.
+    fn operate(&self, load: Load, seed: &mut u64) -> Result<()> {
         let bytes = (2 * (load.bytes + 128 + 64 + 12 * 34)) as u32;
         let reservation = Reservation { bytes, count: 2 };
-        let mut ticket = self.rig.log.reserve(reservation).expect("space");
+        let mut ticket = self.rig.log.reserve(reservation)?;
         let first = random(seed) as usize % (self.blocks.len() - 1);
         let second = first + 1 + random(seed) as usize % (self.blocks.len() - first - 1);
         let held = [&self.blocks[first], &self.blocks[second]];
         let guards = held.map(|owned| owned.owner.lock());
         let steps = 1 + random(seed) % load.steps;
         let mut seq = None;
+        let mut result = Ok(());
         for step in 0..steps {
             if step > 0 {
-                self.rig.log.regrant(&mut ticket).expect("space");
+                result = self.rig.log.regrant(&mut ticket);
+                if result.is_err() {
+                    break;
+                }
             }
             let len = (1 + random(seed) as usize % (load.bytes / 4)) * 4;
             let at = random(seed) as usize % ((4096 - len) / 4 + 1) * 4;
@@ -79,26 +88,48 @@ impl Bench {
         }
         drop(guards);
         self.rig.log.release(ticket);
+        result?;
         if random(seed) % 4 == 0 {
-            self.rig.log.force(seq.expect("a step")).expect("force");
+            let seq = seq.expect("a step");
+            self.rig.log.force(seq)?;
+            assert!(self.rig.log.durable_seq() >= seq);
         }
         self.operations.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+    /// As [`Bench::run`], but the device stops taking writes at some point.
+    fn run_into_failure(self: &Arc<Self>, load: Load, seed: u64, writes: u64) {
+        self.rig.faults.inject(Fault::After { op: Op::Write, n: writes });
+        let results = self.spawn(load, seed);
+        assert!(results.into_iter().any(|r| r == Err(Error::Shutdown)), "it did not fail");
+        let log = &self.rig.log;
+        assert!(log.is_shut_down());
+        let submitted = self.rig.trace.submitted();
+        assert_eq!(log.force_all(), Err(Error::Shutdown));
+        log.stop();
+        assert_eq!(log.ail_len(), 0);
+        for owned in &self.blocks {
+            assert_eq!(owned.block.pins(), 0);
+        }
+        assert_eq!(self.rig.trace.submitted(), submitted, "something was written");
+    }
+    /// What became of each thread's operations.
+    fn spawn(self: &Arc<Self>, load: Load, seed: u64) -> Vec<Result<()>> {
+        let work = |n: u64| {
+            let bench = self.clone();
+            move || {
+                let mut seed = (seed + n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                (0..load.operations).try_for_each(|_| bench.operate(load, &mut seed))
+            }
+        };
+        let threads: Vec<_> =
+            (0..load.threads).map(|n| spawn("worker", Priority::Normal, work(n))).collect();
+        threads.into_iter().map(|thread| thread.join()).collect()
     }
     /// The threads do their operations; then everything is in order.
     fn run(self: &Arc<Self>, load: Load, seed: u64) {
-        let threads: Vec<_> = (0..load.threads)
-            .map(|n| {
-                let bench = self.clone();
-                spawn("worker", Priority::Normal, move || {
-                    let mut seed = (seed + n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-                    for _ in 0..load.operations {
-                        bench.operate(load, &mut seed);
-                    }
-                })
-            })
-            .collect();
-        for thread in threads {
-            thread.join();
+        for result in self.spawn(load, seed) {
+            result.expect("no error");
         }
         assert_eq!(self.operations.load(Ordering::Relaxed), load.threads * load.operations);
         self.finish();
@@ -193,10 +224,28 @@ mod host {
         }
     }
 
+    /// The device fails while all are busy: everybody gets an error, nobody waits on.
+    #[test]
+    fn a_device_that_fails() {
+        let image = mkfs(16, &[]);
+        let load = Load { threads: 8, operations: 150, steps: 6, bytes: 4000 };
+        for (n, completion) in [Completion::Inline, Completion::Reordered(2, 3)].iter().enumerate()
+        {
+            for thread in [false, true] {
+                let setup =
+                    Setup { completion: *completion, log_blocks: Some(32), ..Setup::default() };
+                let bench = Bench::new(&image, setup, 24);
+                if thread {
+                    bench.rig.log.start();
+                }
+                bench.run_into_failure(load, 5, 40 + 30 * n as u64);
+            }
+        }
+    }
+
     /// A shutdown wakes those who wait for space.
     #[test]
     fn a_shutdown_ends_the_wait() {
-        use holdfast_fs::xfs::log::item::Journal;
         for thread in [false, true] {
             let setup = Setup { log_blocks: Some(32), ..Setup::default() };
             let rig = Rig::with(&mkfs(16, &[]), setup);
@@ -268,6 +317,24 @@ mod scheduled {
         let load = Load { threads: 3, operations: 3, steps: 2, bytes: 400 };
         explore(300, false, 64, load, Completion::Threads(1));
         explore(200, true, 64, load, Completion::Threads(1));
+    }
+
+    #[test]
+    fn a_device_that_fails() {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let load = Load { threads: 3, operations: 8, steps: 4, bytes: 3500 };
+        let image = mkfs(16, &[]);
+        let scenario = move || {
+            let seed = NEXT.fetch_add(1, Ordering::Relaxed);
+            let completion = Completion::Threads(1);
+            let setup = Setup { completion, log_blocks: Some(14), ..Setup::default() };
+            let bench = Bench::new(&image, setup, 6);
+            if seed % 2 == 0 {
+                bench.rig.log.start();
+            }
+            bench.run_into_failure(load, seed, seed % 7);
+        };
+        shuttle::check_random(scenario, 300);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use holdfast_fs::syscall::{AT_FDCWD, AtFlags, OpenFlags, RenameFlags, TimeChange};
 use holdfast_fs::xfs::Timestamp;
 use volume::tree::{
-    EBUSY, EEXIST, EINVAL, EISDIR, ENAMETOOLONG, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, Kind, Tree,
+    EBUSY, EEXIST, EINVAL, EISDIR, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, EPERM, Kind,
+    Tree,
 };
 use volume::{Random, Volume, code, errno, mkfs};
 
@@ -392,7 +393,7 @@ fn worker(v: &Volume, seed: u64) {
             }),
             _ => p.unlink(&a),
         };
-        let known = [0, EPERM, ENOENT, EEXIST, ENOTDIR, EISDIR, EINVAL, ENOTEMPTY, 40];
+        let known = [0, EPERM, ENOENT, EEXIST, ENOTDIR, EISDIR, EINVAL, ENOTEMPTY, ENOSPC, 40];
         let code = code(done);
         assert!(known.contains(&code), "errno {code}");
     }
@@ -514,19 +515,76 @@ fn whiteouts_are_left_where_they_are_asked_for() {
     v.finish();
 }
 
+/// Linux 6.1 spends about 295 bytes of log on a create and 265 on an unlink, of a thousand
+/// with a sync behind them.
+#[test]
+fn a_thousand_changes_cost_little_log() {
+    let v = Volume::over(&mkfs(16, &[]));
+    let p = &v.process;
+    let log = v.fs.mount().log().expect("a log").clone();
+    let path = |n: u32| format!("/file-{n:04}").into_bytes();
+    let cost = |what: &str, most: u64, change: &dyn Fn(u32)| {
+        p.sync();
+        let before = log.statistics();
+        (0..1000).for_each(change);
+        p.sync();
+        let spent = log.statistics().since(&before);
+        let each = spent.log_bytes / 1000;
+        println!("{what}: {each} bytes of log, {} writes in all", spent.log_writes);
+        assert!(each <= most, "{what}: {each} bytes of log");
+    };
+    cost("create", 295 * 3 / 2, &|n| v.touch(&path(n)).expect("there is space"));
+    cost("unlink", 265 * 3 / 2, &|n| p.unlink(&path(n)).expect("it is there"));
+    v.finish();
+}
+
+#[test]
+fn many_threads_change_names_on_a_full_disk() {
+    let shapes: [(usize, &[&str]); 2] = [
+        (16, &["-b", "size=1024", "-i", "maxpct=99"]),
+        (64, &["-m", "rmapbt=1", "-d", "agcount=4", "-i", "maxpct=99,size=2048"]),
+    ];
+    for (megabytes, options) in shapes {
+        let v = Arc::new(Volume::over(&mkfs(megabytes, options)));
+        for dir in 0..3 {
+            v.process.mkdir(format!("/{dir}").as_bytes(), 0o755).unwrap();
+        }
+        let before = v.process.statfs(b"/").unwrap();
+        v.process.mkdir(b"/full", 0o755).unwrap();
+        let made = fill(&v, "/full");
+        println!("{options:?}: {made} files, {:?}", v.process.statfs(b"/").unwrap());
+        let start = |n: u64| {
+            let v = v.clone();
+            std::thread::spawn(move || worker(&v, n + 77))
+        };
+        let workers: Vec<_> = (0..4).map(start).collect();
+        for worker in workers {
+            worker.join().expect("it did not panic");
+        }
+        assert!(!v.fs.mount().is_shut_down(), "it was shut down");
+        for dir in 0..3 {
+            remove_all(&v, format!("/{dir}").as_bytes());
+        }
+        remove_all(&v, b"/full");
+        v.process.rmdir(b"/full").unwrap();
+        assert_eq!(before, v.process.statfs(b"/").unwrap());
+        Arc::into_inner(v).expect("the threads are gone").finish();
+    }
+}
+
 /// Make files until there is no space; how many.
-fn fill(v: &Volume) -> u64 {
+fn fill(v: &Volume, base: &str) -> u64 {
     let p = &v.process;
     let mut made = 0;
     loop {
-        let path = format!("/{:03}", made / 1000).into_bytes();
+        let path = format!("{base}/{:03}", made / 1000).into_bytes();
         if made % 1000 == 0 && p.mkdir(&path, 0o755).is_err() {
             return made;
         }
-        let path = format!("/{:03}/{:-<60}{made}", made / 1000, "file").into_bytes();
+        let path = format!("{base}/{:03}/{:-<60}{made}", made / 1000, "file").into_bytes();
         match code(v.touch(&path)) {
             0 => made += 1,
-            28 => return made,
+            ENOSPC => return made,
             other => panic!("errno {other}"),
         }
     }
@@ -538,7 +596,7 @@ fn a_full_disk_can_be_emptied_and_is_as_it_was() {
     {
         let v = Volume::over(&mkfs(16, options));
         let before = v.process.statfs(b"/").unwrap();
-        let made = fill(&v);
+        let made = fill(&v, "");
         assert!(made > 2000, "{made} files");
         println!("{options:?}: {made} files, {:?}", v.process.statfs(b"/").unwrap());
         let again = fill_names(&v);
@@ -566,7 +624,7 @@ fn fill_names(v: &Volume) -> u64 {
         let to = format!("/000/{:x<100}{n}", "name");
         match code(p.link(&from, to.as_bytes())) {
             0 => {}
-            28 => return n,
+            ENOSPC => return n,
             other => panic!("errno {other}"),
         }
     }

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use holdfast_fs::Result;
 use holdfast_fs::block::QueueStatistics;
+use holdfast_fs::xfs::log::LogStatistics;
 
 /// One thread, as `ps` lists it.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +95,8 @@ pub trait System: Send + Sync {
     fn cache_statistics(&self) -> Vec<(&'static str, u64)>;
     /// The counters of the root's device.
     fn block_statistics(&self) -> QueueStatistics;
+    /// What the root's log did; nothing if there is no root that can be written.
+    fn log_statistics(&self) -> LogStatistics;
     /// The path of the root's device, `/dev/vda`.
     fn root_device(&self) -> String;
     /// Other counters worth showing (scheduler, locks, drivers): name and value.

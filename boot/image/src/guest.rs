@@ -12,6 +12,7 @@ use holdfast_fs::platform::Memory;
 use holdfast_fs::platform::host::{HostEnvironment, HostMemory, SimPageTable};
 use holdfast_fs::syscall::Process;
 use holdfast_fs::vfs::{BlockNode, CharDevice, FileSystem, Namespace, Null, Zero};
+use holdfast_fs::xfs::log::LogStatistics;
 use holdfast_fs::xfs::{Mount, MountOptions};
 
 const PAGES_PER_MIB: u64 = 256;
@@ -153,6 +154,9 @@ impl System for Host {
     }
     fn block_statistics(&self) -> QueueStatistics {
         self.queue.statistics()
+    }
+    fn log_statistics(&self) -> LogStatistics {
+        self.fs.mount().log().map(|log| log.statistics()).unwrap_or_default()
     }
     fn root_device(&self) -> String {
         "/dev/vda".into()

@@ -131,13 +131,16 @@ fn zero_dirty(mapping: &Arc<Mapping>, map: &Iomap, range: Range<u64>, dirtied: &
             if !mapping.ops().is_valid(map) {
                 return start;
             }
-            if !locked.is_dirty() || !mapping.lab().acts(Guard::ZeroDirty) {
+            let position = locked.position();
+            let end = range.end.min(position + PAGE_SIZE as u64);
+            let bytes = (start - position) as usize..(end - position) as usize;
+            let shift = mapping.block_shift();
+            let dirty =
+                locked.dirty_blocks() & Folio::blocks_touched(shift, bytes.start, bytes.end);
+            if dirty == 0 || !mapping.lab().acts(Guard::ZeroDirty) {
                 continue;
             }
-            let end = range.end.min(locked.position() + PAGE_SIZE as u64);
-            let position = locked.position();
-            let bytes = (start - position) as usize..(end - position) as usize;
-            zero_cached(mapping, &locked, bytes, locked.dirty_blocks());
+            zero_cached(mapping, &locked, bytes, dirty);
             *dirtied = true;
         }
     }

@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use core::ops::{Deref, DerefMut};
 
 use holdfast_sync::RwLockWriteGuard;
+use holdfast_sync::atomic::Ordering;
 
 use super::buf::Buffer;
 use super::inode::{Fork, ForkKind, Inode, State};
@@ -118,6 +119,8 @@ impl<'a> LockedInode<'a> {
             return None;
         }
         self.state.core.change_count += 1;
+        // The whole core is logged, with whatever times it has.
+        self.inode.times_pending.store(false, Ordering::Release);
         let fields = {
             let mut item = self.inode.item.lock();
             item.fields |= changed;

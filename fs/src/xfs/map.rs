@@ -330,6 +330,7 @@ impl Inode {
     fn begin_direct(&self, pos: u64, len: u64) -> Result<Iomap> {
         self.check_writable()?;
         let range = self.blocks(pos, len);
+        self.skip_ahead(range.start);
         loop {
             let missing = {
                 let locked = self.lock(ForkKind::Data)?;
@@ -348,7 +349,6 @@ impl Inode {
             };
             match missing {
                 Missing::Hole => {
-                    self.skip_ahead(range.start);
                     let hole = self.hole_to_fill(&self.lock(ForkKind::Data)?, &range);
                     self.allocate_hole(hole)?;
                 }

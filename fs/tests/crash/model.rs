@@ -6,7 +6,7 @@
 //! durable and no later than the last one begun.
 //!
 //! Contents may be mixed: each 512 bytes of a file are as they were at some time since the
-//! file was last made durable, and so is its size.
+//! file was last made durable; its size is among those it had since then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -121,8 +121,11 @@ impl Contents {
         found: &'f [u8],
         shared: impl Fn(&[u8]) -> bool,
     ) -> Result<(), (String, &'f [u8])> {
-        if !self.sizes.contains(&found.len()) && found.len() != self.now.len() {
-            let reason = format!("{} bytes, should be one of {:?}", found.len(), self.sizes);
+        // Files grow as their data arrives, in pieces.
+        let least = self.sizes.first().copied().unwrap_or(0).min(self.now.len());
+        let most = self.sizes.last().copied().unwrap_or(0).max(self.now.len());
+        if !(least..=most).contains(&found.len()) {
+            let reason = format!("{} bytes, should be {least} to {most}", found.len());
             return Err((reason, &[]));
         }
         for (n, sector) in found.chunks(SECTOR).enumerate() {

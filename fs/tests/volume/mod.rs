@@ -135,6 +135,9 @@ impl Volume {
     pub fn unmount(self) -> Arc<Vec<u8>> {
         self.process.exit();
         self.fs.unmount().expect("nobody uses the file system");
+        if let Some(log) = self.fs.mount().log() {
+            assert_eq!(log.statistics().overruns, 0, "more was logged than had been reserved");
+        }
         self.cache.stop();
         Arc::new(self.bytes())
     }

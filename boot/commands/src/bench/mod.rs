@@ -7,6 +7,7 @@
 //! | `growing` | those of them that make and grow files and change names |
 //! | `mapped`  | those of them that map files |
 //! | `raw`     | raw transfers of the device against the same work through the file system |
+//! | `journal` | what the log costs: bytes, writes, flushes; instructions of changes |
 //! | `insn`    | the cost of one operation, scaling, I/O of cached writes |
 //!
 //! A case is a line: `case NAME ops=N bytes=N sec=S rate=X unit=MB/s|ops/s verify=ok|BAD|-`,
@@ -19,6 +20,7 @@ mod cases;
 mod data;
 mod growing;
 mod insn;
+mod journal;
 mod mapped;
 mod raw;
 
@@ -117,10 +119,15 @@ static CASES: &[Case] = &[
 ];
 
 /// Groups that `bench NAME` runs beside the cases.
-static GROUPS: &[Case] =
-    &[case("raw", raw::main), case("insn", insn::main), case("scaling", insn::scaling)];
+static GROUPS: &[Case] = &[
+    case("raw", raw::main),
+    case("insn", insn::main),
+    case("insn_change", journal::instructions),
+    case("journal", journal::main),
+    case("scaling", insn::scaling),
+];
 
-/// `bench [raw] [insn] [scaling] [--size MB] [CASE...]`
+/// `bench [raw] [insn] [insn_change] [journal] [scaling] [--size MB] [CASE...]`
 pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
     let mut chosen: Vec<&'static Case> = Vec::new();
     let mut megabytes = 64;

@@ -15,6 +15,7 @@ use holdfast_fs::platform::Memory;
 use holdfast_fs::platform::host::{HostEnvironment, HostMemory, SimPageTable};
 use holdfast_fs::syscall::Process;
 use holdfast_fs::vfs::{BlockNode, CharDevice, CharNode, FileSystem, Namespace, Null, Zero};
+use holdfast_fs::xfs::log::LogStatistics;
 use holdfast_fs::xfs::{Mount, MountOptions};
 
 /// A descriptor whose bytes are kept, and one whose bytes were given.
@@ -114,6 +115,9 @@ impl System for HostSystem {
     fn block_statistics(&self) -> QueueStatistics {
         self.queue.statistics()
     }
+    fn log_statistics(&self) -> LogStatistics {
+        self.fs.mount().log().map(|log| log.statistics()).unwrap_or_default()
+    }
     fn root_device(&self) -> String {
         "/dev/vda".into()
     }
@@ -154,6 +158,8 @@ impl Guest {
         let memory = HostMemory::new(64 << 10);
         let mount = Mount::open(queue.clone(), memory.clone(), MountOptions { readonly })
             .unwrap_or_else(|e| panic!("the image mounts: {e}"));
+        mount.set_environment(HostEnvironment::system());
+        mount.start();
         let config = CacheConfig { max_pages: cache_pages, ..CacheConfig::default() };
         let cache = PageCache::new(memory.clone(), config);
         cache.start();

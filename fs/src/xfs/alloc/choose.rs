@@ -17,7 +17,7 @@ enum Effort {
     Whole,
     /// Groups that have room for the whole transaction.
     Room,
-    /// Groups that have the least that will do.
+    /// Groups that have the least that will do; the rest is found in others.
     Least,
 }
 
@@ -146,8 +146,10 @@ fn attempt(
     let geometry = mount.geometry();
     let group = Group::open(tp, ag)?;
     group.space(mount).busy.settle(mount, ag);
+    // What follows must come out of this very group, if this must.
+    let only = matches!(request.target, Target::InAg(_) | Target::Exact(_));
     let further = match effort {
-        Effort::Least => 0,
+        Effort::Least if !only => 0,
         _ => request.total.saturating_sub(request.max),
     };
     let available = group.available(tp, request.reserve) - i64::from(further);

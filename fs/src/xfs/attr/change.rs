@@ -147,7 +147,7 @@ impl<S: Store> Attrs<'_, S> {
         let found = self.find(key)?.ok_or(Error::NoAttribute)?;
         self.take_out(found)?;
         self.sweep(key.hash())?;
-        self.to_small()
+        self.shrink_to_small()
     }
 
     // --- in the inode
@@ -185,7 +185,7 @@ impl<S: Store> Attrs<'_, S> {
         Ok(false)
     }
     /// Move the attributes into the inode if they fit; an empty fork has no blocks.
-    fn to_small(&mut self) -> Result<()> {
+    fn shrink_to_small(&mut self) -> Result<()> {
         let root = self.s.read(0, super::LEAVES_AND_NODES)?;
         // Blocks that nothing points to can be left behind by a crash of Linux.
         if self.s.kind(&root) != BlockKind::AttrLeaf || self.s.end_before(super::SPACE_BLOCKS) != 1

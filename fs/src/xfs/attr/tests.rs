@@ -231,7 +231,7 @@ fn what_linux_left_half_made_goes() {
 fn damage_never_panics() {
     let mut random = Random(7);
     let (mut failed, mut worked) = (0, 0);
-    for round in 0..2000 {
+    for round in 0..1000 {
         let mut s = Memory::new(1024, 1, 100);
         let key = |i: usize| format!("name {i}").into_bytes();
         for i in 0..[20, 150][round % 2] {
@@ -240,7 +240,9 @@ fn damage_never_panics() {
         }
         let mut sound = true;
         for _ in 0..=random.below(3) {
-            let at = 56 + random.below([60, 968][round % 2]);
+            // What any block says of itself is checked when it is read.
+            let (start, length) = [(0, 8), (56, 64), (56, 968)][random.below(3)];
+            let at = start + random.below(length);
             sound &= s.damage(random.below(64), at, random.below(256) as u8);
         }
         if !sound {

@@ -139,12 +139,8 @@ pub(super) fn give(c: &mut dyn Change, used: Space, end: usize) {
 fn changed(c: &mut dyn Change, gone: &[usize], new: &[Space], end: usize, taken: Space) {
     let old = largest(c);
     let mut table = [Space::default(); LARGEST];
-    let mut count = 0;
-    for space in old.into_iter().filter(|s| s.bytes > 0 && !gone.contains(&s.at)) {
-        table[count] = space;
-        count += 1;
-    }
-    for space in new {
+    let kept = old.iter().filter(|s| s.bytes > 0 && !gone.contains(&s.at));
+    for space in kept.chain(new) {
         insert(&mut table, *space);
     }
     // What the table did not have is no larger than the smallest it had.

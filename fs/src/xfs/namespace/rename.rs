@@ -150,17 +150,17 @@ fn check(rename: &Rename<'_>, parts: &mut Parts<'_>) -> Result<()> {
         };
         return if more >= MAX_LINKS { Err(Error::TooManyLinks) } else { Ok(()) };
     }
-    match (&mut parts.replaced, rename.replaced) {
-        (Some(replaced), Some(inode)) if is_directory(inode) => match check_empty(replaced) {
-            Err(Error::NotEmpty) => return Err(Error::Exists),
-            other => other?,
-        },
-        (None, _) if is_directory(rename.inode) && parts.to.is_some() => {
-            if parts.to().core.nlink >= MAX_LINKS {
-                return Err(Error::TooManyLinks);
-            }
+    if let (Some(replaced), Some(inode)) = (&mut parts.replaced, rename.replaced) {
+        if !is_directory(inode) {
+            return Ok(());
         }
-        _ => {}
+        // What XFS says, where others say that it is not empty.
+        let exists = |e| if e == Error::NotEmpty { Error::Exists } else { e };
+        return check_empty(replaced).map_err(exists);
+    }
+    let one_more = is_directory(rename.inode) && parts.to.is_some();
+    if one_more && parts.to().core.nlink >= MAX_LINKS {
+        return Err(Error::TooManyLinks);
     }
     Ok(())
 }
