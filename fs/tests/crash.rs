@@ -282,8 +282,8 @@ const IMAGES: &[(&[&str], u64, usize, bool)] = &[
 
 #[test]
 fn whatever_a_power_cut_leaves_is_recovered() {
-    let states = setting("HOLDFAST_STATES").unwrap_or(3000);
-    let calls = setting("HOLDFAST_CALLS").unwrap_or(500) as usize;
+    let states = setting("HOLDFAST_STATES").unwrap_or(7000);
+    let calls = setting("HOLDFAST_CALLS").unwrap_or(1500) as usize;
     let mut all = Coverage::default();
     for (i, &(options, megabytes, block, reflink)) in IMAGES.iter().enumerate() {
         if setting("HOLDFAST_IMAGE").is_some_and(|n| n != i as u64) {

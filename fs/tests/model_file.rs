@@ -106,7 +106,7 @@ fn run(shift: u32, seed: u64, operations: usize) {
     let mut fsx = Fsx::new(Model::new(shift, seed), seed);
     for n in 0..operations {
         fsx.step();
-        if n % 16 == 0 {
+        if n.is_multiple_of(16) {
             fsx.check_all();
         }
     }

@@ -49,7 +49,7 @@ impl Bench {
         self.volume.cache.lab().observe(Some(Arc::new(move |p, _, at| {
             if p == point && at == pos && !once.swap(true, Ordering::SeqCst) {
                 // Another thread does its part; this one waits where it is.
-                std::thread::scope(|s| drop(s.spawn(|| action(&process)).join().unwrap()));
+                std::thread::scope(|s| s.spawn(|| action(&process)).join()).unwrap();
             }
         })));
         reached

@@ -195,7 +195,7 @@ fn extents_are_chosen_well() {
     let at = |block: u32| geometry.fs_block(AgNumber(0), AgBlock(block));
     // Everything but three holes of 10, 20 and 30 blocks behind each other, and the rest.
     let wanted = request(&scene, Target::Exact(at(start)), 200, 200, Use::Metadata);
-    scene.allocate(&wanted).expect("allocate").expect("found");
+    assert!(scene.allocate(&wanted).expect("allocate").is_some());
     for (from, count) in [(20, 10), (60, 20), (120, 30)] {
         scene.free(at(start + from), count);
     }
@@ -223,6 +223,13 @@ fn extents_are_chosen_well() {
     let found = take(Target::Near(at(start + 300)), 64, 64, 64).expect("found");
     assert!((start + found.0).is_multiple_of(64) && found.0.abs_diff(300) <= 64, "{found:?}");
     assert!(length > 400);
+    // All that a transaction wants of one group, or nothing.
+    let free = scene.mount.space_of(AgNumber(0)).free;
+    let mut wanted = request(&scene, Target::InAg(at(start)), 1, 1, Use::Metadata);
+    wanted.total = free + 1;
+    assert_eq!(scene.allocate(&wanted), Ok(None));
+    wanted.total = free;
+    assert!(scene.allocate(&wanted).expect("allocate").is_some());
     scene.check();
 }
 
@@ -456,7 +463,7 @@ fn only_what_is_durably_free_is_discarded() {
     let (&start, _) = scene.free[0].iter().max_by_key(|(_, c)| **c).expect("free");
     let at = |block: u32| geometry.fs_block(AgNumber(0), AgBlock(start + block));
     let wanted = request(&scene, Target::Exact(at(0)), 100, 100, Use::Data);
-    scene.allocate(&wanted).expect("allocate").expect("found");
+    assert!(scene.allocate(&wanted).expect("allocate").is_some());
     scene.taken.clear();
     scene.mount.set_discard(true);
     scene.free(at(10), 20);
@@ -465,11 +472,11 @@ fn only_what_is_durably_free_is_discarded() {
     assert_eq!(discards(&trace, &geometry), [], "it may come back after a crash");
     // Metadata may lie there at once, and then it must not be discarded.
     let wanted = request(&scene, Target::Exact(at(14)), 2, 2, Use::Metadata);
-    scene.allocate(&wanted).expect("allocate").expect("found");
+    assert!(scene.allocate(&wanted).expect("allocate").is_some());
     // Data may not, and waits for the log if there is nothing else.
     let wanted = request(&scene, Target::Exact(at(50)), 5, 5, Use::Data);
     let before = scene.mount.log().expect("a log").durable_seq();
-    scene.allocate(&wanted).expect("allocate").expect("found");
+    assert!(scene.allocate(&wanted).expect("allocate").is_some());
     assert!(scene.mount.log().expect("a log").durable_seq() > before);
     let start = u64::from(start);
     let expected = [(start + 10, 4), (start + 16, 14), (start + 50, 5)];

@@ -119,10 +119,10 @@ fn many_laps(rig: &mut Rig, laps: u64, seed: u64) {
         let seq = rig.commit(&changes);
         match random(&mut seed) % 16 {
             0..3 => rig.log.force(seq).expect("force"),
-            3 if random(&mut seed) % 64 == 0 => rig.log.push_all().expect("push"),
+            3 if random(&mut seed).is_multiple_of(64) => rig.log.push_all().expect("push"),
             _ => {}
         }
-        if random(&mut seed) % 256 == 0 && checks < 4 {
+        if random(&mut seed).is_multiple_of(256) && checks < 4 {
             checks += 1;
             rig.log.force_all().expect("force");
             assert_recoverable(rig, &blocks);
@@ -246,7 +246,7 @@ fn intents_that_end_at_once_are_left_out() {
     assert!(pairs[1][0].committed.load(Ordering::SeqCst));
     assert!(!pairs[0][0].committed.load(Ordering::SeqCst));
     assert_eq!(rig.log.ail_len(), 2, "the intent and the block");
-    let parsed = assert_recoverable(&rig, &[block.clone()]);
+    let parsed = assert_recoverable(&rig, std::slice::from_ref(&block));
     assert_eq!(parsed.transactions[0].items().len(), 2);
     let text = rig.logprint(&["-t"]);
     assert!(text.matches("EFI: cnt").count() == 1 && !text.contains("EFD:"), "{text}");

@@ -90,7 +90,7 @@ fn work(rig: &Rig, pairs: &[[Arc<Block>; 2]], load: &Load, seed: &mut u64) -> Hi
                 rig.log.force(seq).expect("force");
                 history.forced.push((rig.trace.submitted(), seq));
             }
-            1 if random(seed) % 5 == 0 => {
+            1 if random(seed).is_multiple_of(5) => {
                 rig.log.push_all().expect("push");
                 history.forced.push((rig.trace.submitted(), seq));
             }
@@ -114,7 +114,7 @@ fn cut(flushed: &Sectors, unflushed: &[&TracedRequest], way: u64, seed: &mut u64
     let whole = random(seed) % 4;
     for (n, request) in unflushed.iter().enumerate() {
         let last = n + 1 == unflushed.len();
-        let torn = way == 0 && last || way > 1 && random(seed) % 3 == 0;
+        let torn = way == 0 && last || way > 1 && random(seed).is_multiple_of(3);
         let lost = way > 1 && random(seed) % 4 < whole;
         let odds = 1 + random(seed) % 9;
         put(&mut sectors, request, || !lost && (!torn || random(seed) % 10 < odds));

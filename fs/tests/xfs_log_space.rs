@@ -89,7 +89,7 @@ impl Bench {
         drop(guards);
         self.rig.log.release(ticket);
         result?;
-        if random(seed) % 4 == 0 {
+        if random(seed).is_multiple_of(4) {
             let seq = seq.expect("a step");
             self.rig.log.force(seq)?;
             assert!(self.rig.log.durable_seq() >= seq);
@@ -329,7 +329,7 @@ mod scheduled {
             let completion = Completion::Threads(1);
             let setup = Setup { completion, log_blocks: Some(14), ..Setup::default() };
             let bench = Bench::new(&image, setup, 6);
-            if seed % 2 == 0 {
+            if seed.is_multiple_of(2) {
                 bench.rig.log.start();
             }
             bench.run_into_failure(load, seed, seed % 7);

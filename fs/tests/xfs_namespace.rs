@@ -542,7 +542,7 @@ fn a_thousand_changes_cost_little_log() {
 fn many_threads_change_names_on_a_full_disk() {
     let shapes: [(usize, &[&str]); 2] = [
         (16, &["-b", "size=1024", "-i", "maxpct=99"]),
-        (64, &["-m", "rmapbt=1", "-d", "agcount=4", "-i", "maxpct=99,size=2048"]),
+        (32, &["-m", "rmapbt=1", "-d", "agcount=2", "-i", "maxpct=99,size=2048"]),
     ];
     for (megabytes, options) in shapes {
         let v = Arc::new(Volume::over(&mkfs(megabytes, options)));

@@ -98,7 +98,7 @@ fn read_chunk(mapping: &Arc<Mapping>, pos: u64, left: u64, sink: &mut dyn Sink) 
 pub fn direct_write_shares(mapping: &Mapping, pos: u64, len: u64) -> bool {
     let block = 1u64 << mapping.ops().block_shift();
     let end = pos.saturating_add(len);
-    pos % block == 0 && end % block == 0 && end <= mapping.size()
+    pos.is_multiple_of(block) && end.is_multiple_of(block) && end <= mapping.size()
 }
 
 /// Write at `pos` past the cache. Aligned as for reading; the caller holds `IOLOCK`,
@@ -178,7 +178,7 @@ fn write_piece(
     let mut bytes = left.min(map.end_bytes() - pos);
     let plain = matches!(map.kind, MapKind::Written { .. })
         && (map.flags & (MapFlags::NEW | MapFlags::SHARED)).is_empty();
-    if !plain && (pos % block != 0 || bytes < block) {
+    if !plain && (!pos.is_multiple_of(block) || bytes < block) {
         // The rest of the block must become zeros, or be copied.
         let part = bytes.min(block - pos % block);
         drop(no_faults);

@@ -149,7 +149,7 @@ fn flush_and_drop(mapping: &Mapping, range: Range<u64>) {
 
 fn check_blocks<L: Layout>(fs: &L, range: &Range<u64>) -> Result<()> {
     let block = 1u64 << fs.block_shift();
-    if range.start % block != 0 || range.end % block != 0 {
+    if !range.start.is_multiple_of(block) || !range.end.is_multiple_of(block) {
         return Err(Error::Invalid("a range to move is not of whole blocks"));
     }
     Ok(())
@@ -267,7 +267,7 @@ fn shared_length<L: Layout>(
     }
     let block = 1u64 << from.fs.block_shift();
     let size = from.mapping.size();
-    if from.pos % block != 0 || to.pos % block != 0 {
+    if !from.pos.is_multiple_of(block) || !to.pos.is_multiple_of(block) {
         return Err(Error::Invalid("what is to be shared does not start at a block"));
     }
     let len = match len {
@@ -288,7 +288,7 @@ fn shared_length<L: Layout>(
         return Err(Error::Invalid("a file cannot share with itself in place"));
     }
     // A partial block at the end of the source may become the end of the target only.
-    if len % block == 0 || (end == size && to_end >= to.mapping.size()) {
+    if len.is_multiple_of(block) || (end == size && to_end >= to.mapping.size()) {
         return Ok(len);
     }
     if shorten { Ok(len - len % block) } else { Err(Error::Invalid("not of whole blocks")) }

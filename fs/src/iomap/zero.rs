@@ -186,7 +186,7 @@ impl Gap {
             // Made before anything is locked: memory may be long in coming.
             let folio = mapping.get_locked(index)?;
             let size = mapping.size();
-            if size % PAGE_SIZE as u64 == 0 || page_of(size) == index {
+            if size.is_multiple_of(PAGE_SIZE as u64) || page_of(size) == index {
                 return Ok((folio, Self { eof: None }));
             }
             drop(folio);
@@ -232,7 +232,9 @@ fn prepare_eof(mapping: &Mapping, folio: &LockedFolio, pos: u64) {
 pub(super) fn grow(mapping: &Arc<Mapping>, size: u64) -> Result<bool> {
     let old = mapping.size();
     let dirtied = zero_range(mapping, old..size)?;
-    if let Some(folio) = mapping.find(page_of(old)).filter(|_| old % PAGE_SIZE as u64 != 0) {
+    if let Some(folio) =
+        mapping.find(page_of(old)).filter(|_| !old.is_multiple_of(PAGE_SIZE as u64))
+    {
         let locked = folio.lock();
         prepare_eof(mapping, &locked, size);
     }

@@ -49,11 +49,11 @@ impl FileSystem {
             Err(e) => Err(e),
         }
     }
-    /// Do what needs space. If there is none, first write what is dirty: what was promised
-    /// for it beyond what it takes is free then.
+    /// Do what needs space. If there is none, first write what is dirty, if anything is:
+    /// what was promised for it beyond what it takes is free then.
     fn with_room<T>(&self, mut op: impl FnMut() -> Result<T>) -> Result<T> {
         match op() {
-            Err(Error::NoSpace) => {
+            Err(Error::NoSpace) if self.inodes().iter().any(|inode| !inode.is_clean()) => {
                 self.write_all()?;
                 op()
             }

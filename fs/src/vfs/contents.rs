@@ -14,6 +14,9 @@ use crate::platform::Page;
 use crate::xfs;
 use crate::{Error, Result};
 
+/// A regular file and what is cached of it.
+type Contents<'a> = (&'a Place, &'a Arc<Mapping>);
+
 /// Bytes that one step of a copy moves.
 const COPY_BYTES: usize = 128 << 10;
 
@@ -132,7 +135,7 @@ impl File {
         }
     }
     /// The contents of a regular file on a file system that may change it.
-    fn changeable(&self) -> Result<(&Place, &Arc<Mapping>)> {
+    fn changeable(&self) -> Result<Contents<'_>> {
         let (place, mapping) = self.regular()?;
         place.alive()?;
         if place.fs.readonly() {
@@ -141,10 +144,7 @@ impl File {
         Ok((place, mapping))
     }
     /// The contents of this and another regular file of one file system.
-    fn pair<'a>(
-        &'a self,
-        src: &'a Self,
-    ) -> Result<((&'a Place, &'a Arc<Mapping>), (&'a Place, &'a Arc<Mapping>))> {
+    fn pair<'a>(&'a self, src: &'a Self) -> Result<(Contents<'a>, Contents<'a>)> {
         let (from, to) = (src.regular()?, self.changeable()?);
         if !Arc::ptr_eq(&from.0.fs, &to.0.fs) {
             return Err(Error::CrossDevice);

@@ -6,6 +6,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
+use super::alloc::Use;
 use super::bmap;
 use super::buf::Run;
 use super::geometry::Geometry;
@@ -142,7 +143,8 @@ fn write_blocks(tp: &mut Trans<'_>, ip: &mut LockedInode<'_>, target: &[u8]) -> 
     ip.core_mut().format = Format::Extents;
     ip.mark(LogFields::DATA);
     let blocks = target_blocks(geometry, target.len());
-    let extents = bmap::allocate_blocks(tp, ip, ForkKind::Data, FileBlock(0), blocks)?;
+    let (fork, at) = (ForkKind::Data, FileBlock(0));
+    let extents = bmap::allocate_blocks(tp, ip, fork, at, blocks, Use::Metadata)?;
     let mut offset = 0;
     // Pieces that touch are one extent, which has one header.
     for extent in joined(&extents) {

@@ -27,13 +27,13 @@ impl Random {
 }
 
 /// How much there may be.
-const MOST_NAMES: usize = 60;
+const MOST_NAMES: usize = 110;
 const MOST_BYTES: usize = 3 << 20;
 const LARGEST_FILE: usize = 300 << 10;
 
 /// Kinds of calls and how often each comes.
 const MIX: &[(&str, usize)] = &[
-    ("create", 12),
+    ("create", 18),
     ("mkdir", 4),
     ("symlink", 3),
     ("link", 4),

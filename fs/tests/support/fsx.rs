@@ -142,9 +142,9 @@ impl<W: World> Fsx<W> {
     fn change(&mut self, f: usize, operation: u64, pos: u64, len: u64, block: u64) {
         let size = self.models[f].len() as u64;
         let (what, keep) = match operation {
-            23 => (Change::Preallocate, len % 2 == 0),
+            23 => (Change::Preallocate, len.is_multiple_of(2)),
             24 | 25 => (Change::Punch, true),
-            26 => (Change::Zero, len % 2 == 0),
+            26 => (Change::Zero, len.is_multiple_of(2)),
             27 => (Change::Collapse, false),
             28 => (Change::Insert, false),
             _ => (Change::Unshare, false),
@@ -202,7 +202,8 @@ impl<W: World> Fsx<W> {
         let bytes = self.models[from][from_pos as usize..(from_pos + len) as usize].to_vec();
         let overlaps = from == f && from_pos < pos + len && pos < from_pos + len;
         let ends = from_pos + len == size && pos + len >= self.models[f].len() as u64;
-        let legal = len > 0 && !overlaps && (len % block == 0 || ends) && pos + len <= LIMIT;
+        let legal =
+            len > 0 && !overlaps && (len.is_multiple_of(block) || ends) && pos + len <= LIMIT;
         self.log.push(format!("share {len} of file {from} at {from_pos}, at {pos}: {legal}"));
         if legal && self.rng.below(3) == 0 && pos + len <= self.models[f].len() as u64 {
             let equal = self.models[f][pos as usize..(pos + len) as usize] == bytes;

@@ -411,7 +411,7 @@ impl ModelFile {
     }
     fn blocks(&self, range: &Range<u64>) -> Range<u64> {
         let shift = self.shift();
-        assert!(range.start % (1 << shift) == 0, "{range:?} starts within a block");
+        assert!(range.start.is_multiple_of(1 << shift), "{range:?} starts within a block");
         range.start >> shift..range.end.div_ceil(1 << shift)
     }
     /// Give everything back: the file is deleted.
@@ -561,7 +561,7 @@ impl Layout for ModelFile {
         self.bump();
         self.bump_cow();
         let blocks = self.blocks(&range);
-        assert!(range.end % (1 << self.shift()) == 0);
+        assert!(range.end.is_multiple_of(1 << self.shift()));
         (blocks.start..blocks.end.min(state.end())).for_each(|b| self.clear(&mut state, b));
         Ok(())
     }

@@ -11,8 +11,8 @@ use std::sync::{Arc, Weak};
 
 use holdfast_fs::Result;
 use holdfast_fs::block::{
-    Bio, BioFlags, BlockDevice, Completion, DeviceInfo, FaultDisk, MemDisk, MemDiskConfig, Op, Plug, Queue, Sector, Segment,
-    TraceDisk,
+    Bio, BioFlags, BlockDevice, Completion, DeviceInfo, FaultDisk, MemDisk, MemDiskConfig, Op,
+    Plug, Queue, Sector, Segment, TraceDisk,
 };
 use holdfast_fs::locks;
 use holdfast_fs::platform::host::HostMemory;

@@ -60,7 +60,7 @@ fn record(ring: &[u8], block: usize) -> Option<Record> {
     if lsn != (cycle, block as u32) {
         return None;
     }
-    assert!(length > 0 && length % 512 == 0 && length <= size && size <= 256 << 10);
+    assert!(length > 0 && length.is_multiple_of(512) && length <= size && size <= 256 << 10);
     assert_eq!(be(head, 8), 2, "version");
     assert_eq!(be(head, 300), 1, "format");
     let headers = size.div_ceil(32 << 10).max(1);

@@ -1,6 +1,7 @@
 //! Logs that a real Linux left dirty, recovered by us and by Linux.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -34,13 +35,16 @@ const IMAGES: [Image; 10] = [
 /// Linux 6.1 cannot recover what it logs here: judged by xfs_repair alone.
 const NOT_BY_LINUX: Image = ("swapped", "-m rmapbt=0", 40, "swapped");
 
+/// How long one boot may take: there is much to do in it.
+const LIMIT: Duration = Duration::from_secs(1800);
+
 fn tests_of_fs(workspace: &Workspace) -> Result<()> {
     let guest = prepare::guest(workspace)?;
     let dirty = fs::read(workspace.root().join("fs/tests/dirty.sh"))?;
     let scratch = workspace.scratch()?;
     let images: Vec<Image> = IMAGES.into_iter().chain([NOT_BY_LINUX]).collect();
     let mut script = String::from("set -e\n");
-    let mut job = guest.job("").file("dirty.sh", dirty.clone());
+    let mut job = guest.job("").file("dirty.sh", dirty.clone()).limit(LIMIT);
     let mut directories = Vec::new();
     for (device, (name, mkfs, size_mib, kind)) in ('a'..).zip(&images) {
         let directory = scratch.path().join(name);
@@ -53,7 +57,7 @@ fn tests_of_fs(workspace: &Workspace) -> Result<()> {
     }
     job.script(script).run(workspace)?.success().context("leaving logs dirty")?;
     let mut script = String::from("sh /dirty.sh recover");
-    let mut job = guest.job("").file("dirty.sh", dirty);
+    let mut job = guest.job("").file("dirty.sh", dirty).limit(LIMIT);
     for (device, directory) in ('a'..).zip(&directories[..IMAGES.len()]) {
         let copy = directory.join("recovered");
         fs::copy(directory.join("dirty"), &copy)?;

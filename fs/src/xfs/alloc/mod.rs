@@ -19,7 +19,7 @@
 //! |------|--|
 //! | `choose` | which group |
 //! | `search` | which extent of a group |
-//! | `space` | [`Group`](space::Group): a group's headers and trees, changed together |
+//! | `space` | `Group`: a group's headers and trees, changed together |
 //! | [`freelist`] | the AGFL |
 //! | `busy` | freed blocks that cannot be used again yet; discard |
 //! | [`reserve`] | what is kept back so that trees can always grow |

@@ -318,7 +318,7 @@ impl Group {
         tp: &mut Trans<'_>,
         by_size: &mut Cursor<FreeTree<BySize>>,
     ) -> Result<()> {
-        by_size.to_last(tp)?;
+        by_size.last_from_here(tp)?;
         let longest = by_size.get(tp)?.map_or(0, |BySize(extent)| extent.count);
         if longest != self.get(at::LONGEST) {
             self.set(tp, at::LONGEST, longest);

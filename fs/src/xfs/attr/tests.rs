@@ -260,5 +260,5 @@ fn damage_never_panics() {
             worked += 1;
         }
     }
-    assert!(failed > 20 && worked > 20, "{failed} failed, {worked} worked");
+    assert!(failed > 10 && worked > 20, "{failed} failed, {worked} worked");
 }

@@ -112,13 +112,12 @@ pub(super) fn allocate_one(
     at: FileBlock,
     count: u64,
     unwritten: bool,
+    kind: Use,
 ) -> Result<Option<Extent>> {
     let most = count.min(MAX_BLOCKS) as u32;
     let near = hint(ip, fork, at);
     let mut request = AllocRequest::data(near, most);
-    if ip.inode().file_type() != FileType::Regular || fork == ForkKind::Attr {
-        request.kind = Use::Metadata;
-    }
+    request.kind = kind;
     request.align = alignment(ip, fork, at, count);
     request.total = most.saturating_add(one_more(ip, fork) as u32);
     let mut found = space::allocate(tp, &request)?;
@@ -138,8 +137,8 @@ pub(super) fn allocate_one(
 
 /// Allocate `count` blocks for file block `at` of a fork and map them as written: for
 /// directories, attributes and symbolic links, which fill them in the same transaction.
-/// The fork has a hole there. Needs `count` blocks from `tp`, and what
-/// [`TreeLimits::worst`] says for `count`.
+/// `kind` is [`Use::Data`] for what is written past the log. The fork has a hole there.
+/// Needs `count` blocks from `tp`, and what [`TreeLimits::worst`] says for `count`.
 ///
 /// # Errors
 /// [`Error::NoSpace`]; those of the allocator and of the tree.
@@ -149,13 +148,14 @@ pub fn allocate_blocks(
     fork: ForkKind,
     at: FileBlock,
     count: u64,
+    kind: Use,
 ) -> Result<Vec<Extent>> {
     ip.load(fork)?;
     let mut got = Vec::new();
     let end = at.0 + count;
     let mut next = at.0;
     while next < end {
-        let extent = allocate_one(tp, ip, fork, FileBlock(next), end - next, false)?
+        let extent = allocate_one(tp, ip, fork, FileBlock(next), end - next, false, kind)?
             .ok_or(Error::NoSpace)?;
         next = extent.end().0;
         got.push(extent);
@@ -179,7 +179,7 @@ fn convert_front(
         mount.counters().withhold(short);
     }
     tp.add_reserved(d.count + d.indirect + short);
-    let got = match allocate_one(tp, ip, fork, d.offset, d.count, true) {
+    let got = match allocate_one(tp, ip, fork, d.offset, d.count, true, Use::Data) {
         Ok(Some(got)) => got,
         other => {
             tp.take_reserved(d.count + d.indirect);
@@ -237,7 +237,8 @@ impl Inode {
             return Ok(range.start);
         }
         let count = hole.end.0 - hole.start.0;
-        let got = allocate_one(&mut tp, &mut ip, ForkKind::Data, hole.start, count, true)?
+        let fork = ForkKind::Data;
+        let got = allocate_one(&mut tp, &mut ip, fork, hole.start, count, true, Use::Data)?
             .ok_or(Error::NoSpace)?;
         tp.commit(&mut [&mut ip])?;
         Ok(got.end())

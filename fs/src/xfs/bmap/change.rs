@@ -281,7 +281,7 @@ pub(in crate::xfs) fn map_extent(
 ) -> Result<()> {
     replace(tp, ip, fork, extent.offset..extent.end(), &[extent])?;
     if fork != ForkKind::Cow {
-        ip.core_mut().blocks += u64::from(extent.count);
+        tree::count_blocks(ip, i64::from(extent.count));
         defer_rmap(tp, ip, fork, Reverse::Map, extent);
     }
     Ok(())
@@ -289,8 +289,7 @@ pub(in crate::xfs) fn map_extent(
 
 /// An extent is no longer counted as part of a fork.
 fn forget(tp: &mut Trans<'_>, ip: &mut LockedInode<'_>, fork: ForkKind, extent: Extent) {
-    let core = ip.core_mut();
-    core.blocks = core.blocks.saturating_sub(u64::from(extent.count));
+    tree::count_blocks(ip, -i64::from(extent.count));
     defer_rmap(tp, ip, fork, Reverse::Unmap, extent);
 }
 
@@ -423,7 +422,7 @@ pub(in crate::xfs) fn remap(
     for old in before {
         release(tp, ip, ForkKind::Data, old);
     }
-    ip.core_mut().blocks += u64::from(extent.count);
+    tree::count_blocks(ip, i64::from(extent.count));
     defer_rmap(tp, ip, ForkKind::Data, Reverse::Map, extent);
     Ok(())
 }

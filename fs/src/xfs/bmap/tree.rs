@@ -105,14 +105,20 @@ fn allocate_block(
     let owner = Owner::BmbtBlock { ino: ip.ino(), fork };
     let request = AllocRequest::one(Target::Near(near), owner);
     let Some(got) = space::allocate(tp, &request)? else { return Ok(None) };
-    ip.core_mut().blocks += 1;
+    count_blocks(ip, 1);
     Ok(Some(got.block))
 }
 
 fn free_block(tp: &mut Trans<'_>, ip: &mut LockedInode<'_>, fork: ForkKind, block: FsBlock) {
     let owner = Owner::BmbtBlock { ino: ip.ino(), fork };
     tp.defer(Deferred::Free { block, count: 1, owner });
-    ip.core_mut().blocks -= 1;
+    count_blocks(ip, -1);
+}
+
+/// The inode has more blocks, or fewer. What the disk said before is not to be relied on.
+pub(super) fn count_blocks(ip: &mut LockedInode<'_>, change: i64) {
+    let core = ip.core_mut();
+    core.blocks = core.blocks.saturating_add_signed(change);
 }
 
 /// Bytes of a fork in the inode.

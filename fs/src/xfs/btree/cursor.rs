@@ -157,7 +157,7 @@ impl<S: Shape> Cursor<S> {
     ///
     /// # Errors
     /// I/O errors and damage.
-    pub(in crate::xfs) fn to_last(&mut self, tp: &mut Trans<'_>) -> Result<bool> {
+    pub(in crate::xfs) fn last_from_here(&mut self, tp: &mut Trans<'_>) -> Result<bool> {
         if matches!(self.at, At::Record | At::Before | At::Behind) {
             let (count, ends) = self.with_node(0, |n| (n.count(), n.right().is_none()))?;
             if ends && count > 0 {

@@ -9,6 +9,7 @@ use core::ops::Range;
 use super::store::{Change, Identity, Store};
 use super::value;
 use crate::error::{Corruption, Error, Result};
+use crate::xfs::alloc::Use;
 use crate::xfs::attr::boundary_for;
 use crate::xfs::bmap;
 use crate::xfs::buf::Buffer;
@@ -113,7 +114,8 @@ impl Store for ForkStore<'_, '_, '_> {
         Ok(Some(buffer))
     }
     fn create(&mut self, at: u64, kind: BlockKind) -> Result<Arc<Buffer>> {
-        bmap::allocate_blocks(self.tp, self.ip, self.fork, FileBlock(at), self.unit)?;
+        let place = FileBlock(at);
+        bmap::allocate_blocks(self.tp, self.ip, self.fork, place, self.unit, Use::Metadata)?;
         let geometry = self.tp.mount().geometry();
         let runs = bmap::extents_of(self.ip, self.fork)
             .runs(geometry, FileBlock(at), self.unit)
@@ -191,7 +193,11 @@ impl Store for ForkStore<'_, '_, '_> {
         Ok(true)
     }
     fn create_value(&mut self, at: u64, blocks: u64, value: &[u8]) -> Result<()> {
-        let extents = bmap::allocate_blocks(self.tp, self.ip, self.fork, FileBlock(at), blocks)?;
+        // A value is written past the log: blocks whose freeing is not durable still are
+        // somebody else's.
+        let place = FileBlock(at);
+        let extents =
+            bmap::allocate_blocks(self.tp, self.ip, self.fork, place, blocks, Use::Data)?;
         let mount = self.tp.mount();
         let geometry = mount.geometry();
         let block_bytes = geometry.block_bytes();

@@ -4,7 +4,7 @@
 //! Nothing reaches the device before [`WriteBack::write_all`]. When the whole log was
 //! replayed first, a log that turns out to be unusable has changed nothing.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, btree_map::Entry};
 use alloc::vec::Vec;
 
 use super::area::{CHUNK_BYTES, read_error, zeroed};
@@ -119,9 +119,8 @@ impl<'a> WriteBack<'a> {
                 && (start + UNIT_SECTORS - sector) * SECTOR_SIZE <= src.len() as u64;
             if !whole {
                 self.load(unit, unit + 1)?;
-            } else if !self.units.contains_key(&unit) {
-                let bytes = zeroed(UNIT_BYTES)?;
-                self.units.insert(unit, Unit { bytes, dirty: 0 });
+            } else if let Entry::Vacant(entry) = self.units.entry(unit) {
+                entry.insert(Unit { bytes: zeroed(UNIT_BYTES)?, dirty: 0 });
             }
         }
         let whole_units = self.whole_units;

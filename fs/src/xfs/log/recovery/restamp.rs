@@ -49,7 +49,7 @@ fn stamp(log: &LogArea<'_>, from: Lsn, count: u32, tail: Lsn) -> Result<(), Moun
             .filter(|(_, block)| cycle_of(block) > from.cycle())
             .map(|(i, _)| i);
         let Some(first) = harmful.next() else { continue };
-        let last = harmful.last().unwrap_or(first);
+        let last = harmful.next_back().unwrap_or(first);
         let mut bytes = zeroed((last + 1 - first) * BLOCK_BYTES)?;
         let first = start + first as u32;
         for (block, header) in (first..).zip(bytes.chunks_exact_mut(BLOCK_BYTES)) {
