@@ -72,7 +72,7 @@ fn metadata(image: &Arc<Vec<u8>>) -> Vec<Region> {
         ((log_start >> ag_block_log) * ag_blocks + (log_start & ((1 << ag_block_log) - 1))) * block;
     let log = log_at..log_at + log_blocks * block;
     let recorder = Arc::new(Recorder { below: disk_over(image.clone()), reads: Mutex::default() });
-    let memory: Arc<dyn Memory> = HostMemory::new(64);
+    let memory: Arc<dyn Memory> = HostMemory::new(1024);
     check(&Queue::new(recorder.clone()), &memory).expect("a file system");
     let reads = recorder.reads.lock().expect("reads").clone();
     let mut regions = BTreeSet::new();
@@ -90,7 +90,7 @@ fn metadata(image: &Arc<Vec<u8>>) -> Vec<Region> {
 }
 
 fn check_bytes(image: Arc<Vec<u8>>) -> Result<Report, MountError> {
-    let memory: Arc<dyn Memory> = HostMemory::new(64);
+    let memory: Arc<dyn Memory> = HostMemory::new(1024);
     check(&Queue::new(disk_over(image)), &memory)
 }
 

@@ -54,7 +54,7 @@ impl FileSystem {
     fn with_room<T>(&self, mut op: impl FnMut() -> Result<T>) -> Result<T> {
         match op() {
             Err(Error::NoSpace) if self.inodes().iter().any(|inode| !inode.is_clean()) => {
-                self.write_all()?;
+                self.make_room()?;
                 op()
             }
             done => done,

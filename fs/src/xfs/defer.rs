@@ -199,6 +199,22 @@ fn run(
     Ok(())
 }
 
+/// Intents that have lain in the log for long hold its tail: announce them anew.
+fn announce_again(tp: &mut Trans<'_>, pending: &mut VecDeque<Pending>) {
+    for waiting in pending {
+        let is_old = tp.mount().log().is_some_and(|log| log.is_old(&waiting.intent.key()));
+        if !is_old {
+            continue;
+        }
+        if let (Some(done), Some(intent)) =
+            (Deferred::done(&waiting.ops), Deferred::intent(&waiting.ops))
+        {
+            tp.log_done(&waiting.intent, &done);
+            waiting.intent = tp.log_intent(&intent);
+        }
+    }
+}
+
 /// Do it, or part of it: what is left is returned.
 fn carry_out(
     tp: &mut Trans<'_>,
