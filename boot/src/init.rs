@@ -43,7 +43,9 @@ pub fn main_thread(command_line: &CommandLine, _machine: &Machine, script: Optio
     cache.start();
     let disks: Vec<Arc<Queue>> = devices.disks.iter().map(|d| Queue::new(d.clone())).collect();
     // The checker reads the device itself, also of a file system that cannot be mounted.
-    let checks = command_line.bytes("cmd").is_some_and(|argv| argv.split(|b| *b == 0).next() == Some(b"fsck"));
+    let checks = command_line
+        .bytes("cmd")
+        .is_some_and(|argv| argv.split(|b| *b == 0).next() == Some(b"fsck"));
     let unmounted = checks || command_line.has("noroot");
     let root = if unmounted { None } else { Some(mount(command_line, &disks, &cache)) };
     system::mark("mounted");
@@ -96,6 +98,7 @@ fn mount(
     match Mount::open(disk.clone(), Arc::new(KernelMemory), MountOptions { readonly }) {
         Ok(mount) => {
             mount.set_environment(Arc::new(KernelEnvironment));
+            mount.set_discard(command_line.has("discard"));
             mount.start();
             FileSystem::new(mount, cache.clone())
         }

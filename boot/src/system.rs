@@ -6,11 +6,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use holdfast_commands::{MemoryFigures, MountInfo, System, ThreadInfo};
-use holdfast_fs::xfs::log::LogStatistics;
 use holdfast_fs::block::{Queue, QueueStatistics};
 use holdfast_fs::pagecache::PageCache;
 use holdfast_fs::platform::PAGE_SIZE;
 use holdfast_fs::vfs::FileSystem;
+use holdfast_fs::xfs::log::LogStatistics;
 use holdfast_kernel::mm::{frames, heap};
 use holdfast_kernel::sched::{self, State};
 use holdfast_kernel::{arch, console, time};

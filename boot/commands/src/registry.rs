@@ -27,7 +27,12 @@ const fn command(
 }
 
 static COMMANDS: &[Command] = &[
-    command("bench", bench::main, "[raw|insn|insn_change|journal|scaling] [--size MB] [CASE…]", "measure"),
+    command(
+        "bench",
+        bench::main,
+        "[raw|insn|insn_change|journal|scaling] [--size MB] [CASE…]",
+        "measure",
+    ),
     command("cat", files::cat::main, "[FILE|-]…", "copy files to standard output"),
     command("cd", files::simple::cd, "[DIR]", "change the working directory"),
     command("chmod", change::attributes::chmod, "[-R] MODE FILE…", "change permissions"),

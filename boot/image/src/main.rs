@@ -26,13 +26,16 @@ use guest::Guest;
 
 /// Work on an XFS image without mounting it and without booting.
 #[derive(Parser)]
-#[command(version, after_help = "Commands are those of the guest ('help' lists them), and:\n  \
+#[command(
+    version,
+    after_help = "Commands are those of the guest ('help' lists them), and:\n  \
     info                  what the file system is\n  \
     put HOSTFILE... PATH  copy into the image ('-' is standard input)\n  \
     get PATH... HOSTFILE  copy out of it ('-' is standard output)\n  \
     cp with host:PATH     the same\n  \
     script FILE           commands from a file of the host\n\n\
-    Exit status: the command's own; 32 when the image cannot be mounted.")]
+    Exit status: the command's own; 32 when the image cannot be mounted."
+)]
 struct Arguments {
     /// Change nothing; a log that needs recovery is left as it is.
     #[arg(long, short)]

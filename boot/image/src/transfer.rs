@@ -87,19 +87,13 @@ fn put_tree(process: &Arc<Process>, source: &Path, target: Vec<u8>) -> Result<()
         let time = |seconds, ns: i64| {
             TimeChange::Set(Timestamp { seconds, nanoseconds: ns.clamp(0, 999_999_999) as u32 })
         };
-        let times =
-            [time(meta.atime(), meta.atime_nsec()), time(meta.mtime(), meta.mtime_nsec())];
+        let times = [time(meta.atime(), meta.atime_nsec()), time(meta.mtime(), meta.mtime_nsec())];
         process.utimensat(AT_FDCWD, &to, times, true).map_err(|e| said(&to, e))?;
     }
     Ok(())
 }
 
-fn put_stream(
-    process: &Arc<Process>,
-    source: &mut dyn Read,
-    to: &[u8],
-    mode: u32,
-) -> Result<()> {
+fn put_stream(process: &Arc<Process>, source: &mut dyn Read, to: &[u8], mode: u32) -> Result<()> {
     let flags = OpenFlags::WRONLY | OpenFlags::CREAT | OpenFlags::TRUNC;
     let fd = process.open(to, flags, mode).map_err(|e| said(to, e))?;
     let mut buffer = vec![0; CHUNK];

@@ -42,7 +42,8 @@ pub use process::{Fd, Process};
 
 pub use crate::mm::{Advice, MapFlags, MsyncFlags, Prot};
 pub use crate::vfs::{
-    FallocateMode, OpenFlags, RawTransfer, ShutdownMode, Stat, TimeChange, Whence, WriteFlags, XattrFlags,
+    FallocateMode, OpenFlags, RawTransfer, ShutdownMode, Stat, TimeChange, Whence, WriteFlags,
+    XattrFlags,
 };
 pub use crate::xfs::namespace::RenameFlags;
 

@@ -138,7 +138,9 @@ impl FileSystem {
         }
         let xfs = self.mount.inode(ino)?;
         if xfs.nlink() == 0 {
-            return Err(crate::corrupt!("inode", ino, "it has no names, but was found by one").into());
+            return Err(
+                crate::corrupt!("inode", ino, "it has no names, but was found by one").into()
+            );
         }
         Ok(self.insert(xfs, false))
     }
@@ -297,6 +299,7 @@ impl FileSystem {
         self.free_orphans();
         if let Some(log) = self.mount.log() {
             log.force_all()?;
+            self.mount.discard_freed();
         }
         self.flush()
     }

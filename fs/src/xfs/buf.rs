@@ -424,12 +424,7 @@ fn zeroed(bytes: usize) -> Result<Box<[u8]>, Error> {
 /// Drop up to `most` unused buffers while `wanted`. New holders come only from the
 /// index, which the caller has locked: a count of one stays one. At most `steps` are
 /// looked at.
-fn evict(
-    index: &mut Index,
-    most: usize,
-    steps: usize,
-    wanted: impl Fn(&Index) -> bool,
-) -> usize {
+fn evict(index: &mut Index, most: usize, steps: usize, wanted: impl Fn(&Index) -> bool) -> usize {
     let mut dropped = 0;
     // Twice round: the first time may only clear the marks.
     let mut steps = steps.min(2 * index.buffers.len());
@@ -459,7 +454,8 @@ struct Bounce<'a> {
 impl<'a> Bounce<'a> {
     fn new(cache: &'a BufferCache, bytes: usize) -> Self {
         let wanted = bytes.div_ceil(PAGE_SIZE);
-        let pages: Vec<Page> = (0..wanted).map_while(|_| cache.target.memory.alloc_page()).collect();
+        let pages: Vec<Page> =
+            (0..wanted).map_while(|_| cache.target.memory.alloc_page()).collect();
         if !pages.is_empty() {
             return Self { cache, pages, reserved: false };
         }

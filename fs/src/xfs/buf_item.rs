@@ -206,7 +206,9 @@ impl Buffer {
         } else {
             0
         };
-        let mut vectors = Vectors::new();
+        let chunks: usize = item.map.runs().map(|(_, count)| count).sum();
+        let room = chunks * BUF_CHUNK_BYTES + 128 * self.runs().len();
+        let mut vectors = Vectors::with_capacity(room, 8);
         let mut start = 0;
         for run in self.runs() {
             let bytes = run.bytes as usize;
@@ -257,7 +259,8 @@ impl Buffer {
         }
         if !ok && let Some(journal) = self.target.journal() {
             let place = self.target.geometry.place(self.sector());
-            journal.shut_down(&alloc::format!("cannot write the {} at {place}", self.kind().name()));
+            journal
+                .shut_down(&alloc::format!("cannot write the {} at {place}", self.kind().name()));
         }
     }
     /// A copy of the contents, stamped for the disk.

@@ -122,9 +122,7 @@ const fn map_extent(ino: Ino, extent: &super::ondisk::bmbt::Extent, flags: u32) 
 
 fn frees(group: &[Deferred]) -> Vec<FreeExtent> {
     let extent = |op: &Deferred| match op {
-        Deferred::Free { block, count, .. } => {
-            Some(FreeExtent { start: *block, blocks: *count })
-        }
+        Deferred::Free { block, count, .. } => Some(FreeExtent { start: *block, blocks: *count }),
         _ => None,
     };
     group.iter().filter_map(extent).collect()
@@ -166,7 +164,11 @@ pub(super) fn finish(tp: &mut Trans<'_>, inodes: &mut [&mut LockedInode<'_>]) ->
 ///
 /// # Errors
 /// As [`finish`].
-pub(super) fn resume(tp: &mut Trans<'_>, intent: Arc<IntentItem>, ops: Vec<Deferred>) -> Result<()> {
+pub(super) fn resume(
+    tp: &mut Trans<'_>,
+    intent: Arc<IntentItem>,
+    ops: Vec<Deferred>,
+) -> Result<()> {
     let mut pending = VecDeque::new();
     pending.push_back(Pending { intent, ops });
     run(tp, pending, &mut [])

@@ -216,7 +216,9 @@ impl Mount {
             perags: Perag::all(geometry.ag_count),
             ialloc: super::ialloc::Groups::new(geometry.ag_count),
             // No number of an intent that is still in the log.
-            next_intent: AtomicU64::new(unfinished.iter().flatten().map(|p| p.id).max().unwrap_or(0) + 1),
+            next_intent: AtomicU64::new(
+                unfinished.iter().flatten().map(|p| p.id).max().unwrap_or(0) + 1,
+            ),
             environment: Mutex::new(&STATE, None),
             geometry,
         });
@@ -244,10 +246,7 @@ impl Mount {
         Ok(mount)
     }
     /// What a mount for writing needs: exact counters, and the rest of recovery.
-    fn prepare_writing(
-        self: &Arc<Self>,
-        recovered: bool,
-    ) -> Result<(), MountError> {
+    fn prepare_writing(self: &Arc<Self>, recovered: bool) -> Result<(), MountError> {
         if recovered {
             self.recount()?;
         }
@@ -294,6 +293,7 @@ impl Mount {
         log.force_all()?;
         self.log_superblock()?;
         log.force_all()?;
+        self.discard_freed();
         log.push_all()?;
         log.unmount_record()
     }
@@ -405,10 +405,7 @@ impl Mount {
     /// The time of day; the start of 1970 while nobody has said.
     pub fn now(&self) -> Timestamp {
         let ns = self.environment.lock().as_ref().map_or(0, |e| e.wall_clock_ns());
-        Timestamp {
-            seconds: (ns / 1_000_000_000) as i64,
-            nanoseconds: (ns % 1_000_000_000) as u32,
-        }
+        Timestamp { seconds: (ns / 1_000_000_000) as i64, nanoseconds: (ns % 1_000_000_000) as u32 }
     }
     /// A random number.
     pub(super) fn random(&self) -> u64 {

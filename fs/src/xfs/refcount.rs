@@ -359,7 +359,8 @@ mod tests {
                 let listed = records.iter().find(|r| r.start <= block && block < r.end());
                 assert_eq!(listed.map_or(1, |r| r.references), *count);
             }
-            let equal = |w: &[Refcount]| w[0].end() == w[1].start && w[0].references == w[1].references;
+            let equal =
+                |w: &[Refcount]| w[0].end() == w[1].start && w[0].references == w[1].references;
             assert!(!records.windows(2).any(equal), "{records:?}");
         }
     }

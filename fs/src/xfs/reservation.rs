@@ -92,7 +92,8 @@ impl Reservations {
             split(levels(chunks, g.block_bytes(), 16, 8)) * 2 + sector
         };
         let inode = (g.inode_bytes() as u32) + 400;
-        let bmap = split(levels(g.data_blocks.min(1 << 24), g.block_bytes(), 16, 16)).min(9 * block);
+        let bmap =
+            split(levels(g.data_blocks.min(1 << 24), g.block_bytes(), 16, 16)).min(9 * block);
         let cluster = (g.cluster_blocks() << g.block_log) + OVERHEAD_BYTES;
         let dir = 7 * dir_block + bmap;
         let one_extent = space + rmap;

@@ -310,9 +310,9 @@ fn search(
         }
         for i in 0..node.count() {
             if levels == 1 {
-                let found = node.record::<Rmap>(i).filter(|r| {
-                    r.start <= block && r.end() > u64::from(block) && wanted(r)
-                });
+                let found = node
+                    .record::<Rmap>(i)
+                    .filter(|r| r.start <= block && r.end() > u64::from(block) && wanted(r));
                 if found.is_some() {
                     return Ok(found);
                 }

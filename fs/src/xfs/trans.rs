@@ -312,8 +312,7 @@ impl<'m> Trans<'m> {
     /// New inodes: replay initialises them from this.
     pub fn log_icreate(&mut self, icreate: &IcreateFormat) {
         let geometry = self.mount.geometry();
-        let sector =
-            geometry.ag_sector(AgNumber(icreate.ag), super::types::AgBlock(icreate.block));
+        let sector = geometry.ag_sector(AgNumber(icreate.ag), super::types::AgBlock(icreate.block));
         let mut vectors = Vectors::with_capacity(IcreateFormat::BYTES, 1);
         vectors.push_with(|out| icreate.encode(out));
         let item = Arc::new(Once(ItemKey::Icreate(sector.0)));

@@ -271,8 +271,8 @@ pub const DAMAGES: &[Damage] = &[
     ),
     damage(
         &["inode {dir.ino}", "dblock 0", "write -d bhdr.bestfree[1].length 8"],
-        "directory",
-        "free space 1 is listed",
+        "dir block",
+        "free space",
     ),
     damage(&["inode {dir.ino}", "dblock 0", "write -d bhdr.hdr.owner 5"], "dir block", "inode 5"),
     damage(&["inode {dir.ino}", "dblock 0", "write -d bhdr.hdr.bno 5"], "dir block", "daddr 0x5"),

@@ -91,14 +91,21 @@ pub fn chmod(cx: &mut Context, argv: &[&[u8]]) -> Status {
         let quoted = text::quote(word);
         return cx.usage(format_args!("invalid mode: {quoted}"), 1);
     }
-    each(cx, files, recursive, true, &mut |cx, path| {
-        let stat = cx.process.stat(path)?;
-        let directory = stat.file_type() == FileType::Directory;
-        match mode_of(word, stat.mode & 0o7777, directory) {
-            Some(mode) => cx.process.chmod(path, mode),
-            None => Ok(()),
-        }
-    }, "changing permissions of")
+    each(
+        cx,
+        files,
+        recursive,
+        true,
+        &mut |cx, path| {
+            let stat = cx.process.stat(path)?;
+            let directory = stat.file_type() == FileType::Directory;
+            match mode_of(word, stat.mode & 0o7777, directory) {
+                Some(mode) => cx.process.chmod(path, mode),
+                None => Ok(()),
+            }
+        },
+        "changing permissions of",
+    )
 }
 
 /// `chown [-Rh] UID[:GID] FILE...`
@@ -122,10 +129,17 @@ pub fn chown(cx: &mut Context, argv: &[&[u8]]) -> Status {
         return 1;
     };
     let follow = !parsed.has(b'h');
-    each(cx, files, parsed.has(b'R'), follow, &mut |cx, path| match follow {
-        true => cx.process.chown(path, uid, gid),
-        false => cx.process.lchown(path, uid, gid),
-    }, "changing ownership of")
+    each(
+        cx,
+        files,
+        parsed.has(b'R'),
+        follow,
+        &mut |cx, path| match follow {
+            true => cx.process.chown(path, uid, gid),
+            false => cx.process.lchown(path, uid, gid),
+        },
+        "changing ownership of",
+    )
 }
 
 type Change<'a> = dyn FnMut(&mut Context, &[u8]) -> Result<(), Error> + 'a;
@@ -206,9 +220,7 @@ pub fn touch(cx: &mut Context, argv: &[&[u8]]) -> Status {
             Err(Error::NotFound) => {
                 let flags = OpenFlags::WRONLY | OpenFlags::CREAT;
                 let made = OpenFile::new(&cx.process, path, flags).map(drop);
-                made.and_then(|()| {
-                    cx.process.utimensat(AT_FDCWD, path, [atime, mtime], follow)
-                })
+                made.and_then(|()| cx.process.utimensat(AT_FDCWD, path, [atime, mtime], follow))
             }
             other => other,
         };
@@ -239,9 +251,7 @@ fn seconds(word: &[u8]) -> Option<Timestamp> {
     Some(match (negative, nanoseconds) {
         (false, _) => Timestamp { seconds: whole, nanoseconds },
         (true, 0) => Timestamp { seconds: -whole, nanoseconds },
-        (true, _) => {
-            Timestamp { seconds: -whole - 1, nanoseconds: 1_000_000_000 - nanoseconds }
-        }
+        (true, _) => Timestamp { seconds: -whole - 1, nanoseconds: 1_000_000_000 - nanoseconds },
     })
 }
 

@@ -69,11 +69,7 @@ fn make_parents(cx: &mut Context, path: &[u8], verbose: bool) -> Result<(), Erro
 
 /// `rmdir [-pv] DIRECTORY...`
 pub fn rmdir(cx: &mut Context, argv: &[&[u8]]) -> Status {
-    let long = [
-        ("parents", b'p'),
-        ("verbose", b'v'),
-        ("ignore-fail-on-non-empty", b'i'),
-    ];
+    let long = [("parents", b'p'), ("verbose", b'v'), ("ignore-fail-on-non-empty", b'i')];
     let parsed = match options::parse(argv, "pv", &long) {
         Ok(parsed) => parsed,
         Err(e) => return cx.usage(format_args!("{e}"), 1),

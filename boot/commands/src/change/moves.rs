@@ -1,8 +1,8 @@
 //! `mv`.
 
+use holdfast_fs::Error;
 use holdfast_fs::syscall::AT_FDCWD;
 use holdfast_fs::xfs::namespace::RenameFlags;
-use holdfast_fs::Error;
 
 use super::destinations;
 use crate::context::{Context, Status, explain};

@@ -45,7 +45,9 @@ fn remove(cx: &mut Context, path: &[u8], flags: &Flags) -> Status {
     let name = base_name(path);
     if name == b"." || name == b".." || name == b"/" {
         let quoted = text::quote(path);
-        cx.error(format_args!("refusing to remove '.' or '..' or '/' directory: skipping {quoted}"));
+        cx.error(format_args!(
+            "refusing to remove '.' or '..' or '/' directory: skipping {quoted}"
+        ));
         return 1;
     }
     match cx.process.lstat(path).map(|s| s.file_type()) {

@@ -15,9 +15,10 @@ fn value_of(word: &[u8]) -> Option<Vec<u8>> {
             .map(|b| (*b as char).to_digit(16).map(|d| d as u8))
             .collect::<Option<_>>()?;
         let pairs = digits.chunks_exact(2);
-        return pairs.remainder().is_empty().then(|| {
-            digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect()
-        });
+        return pairs
+            .remainder()
+            .is_empty()
+            .then(|| digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect());
     }
     if let Some(base64) = word.strip_prefix(b"0s").or_else(|| word.strip_prefix(b"0S")) {
         return from_base64(base64);
@@ -62,8 +63,7 @@ fn from_base64(word: &[u8]) -> Option<Vec<u8>> {
 
 /// `setfattr [-h] -n NAME [-v VALUE] FILE...`, `setfattr [-h] -x NAME FILE...`
 pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
-    let long =
-        [("name", b'n'), ("value", b'v'), ("remove", b'x'), ("no-dereference", b'h')];
+    let long = [("name", b'n'), ("value", b'v'), ("remove", b'x'), ("no-dereference", b'h')];
     let parsed = match options::parse(argv, "n:v:x:h", &long) {
         Ok(parsed) => parsed,
         Err(e) => return cx.usage(format_args!("{e}"), 2),
@@ -80,9 +80,7 @@ pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
     for path in parsed.operands {
         let process = &cx.process;
         let result = match (set, remove) {
-            (Some(name), _) if follow => {
-                process.setxattr(path, name, &value, XattrFlags::empty())
-            }
+            (Some(name), _) if follow => process.setxattr(path, name, &value, XattrFlags::empty()),
             (Some(name), _) => process.lsetxattr(path, name, &value, XattrFlags::empty()),
             (None, Some(name)) if follow => process.removexattr(path, name),
             (None, Some(name)) => process.lremovexattr(path, name),

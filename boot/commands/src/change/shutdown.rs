@@ -15,8 +15,8 @@ pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
     };
     let path = parsed.operands.first().copied().unwrap_or(b"/");
     let mode = if parsed.has(b'f') { ShutdownMode::LogFlush } else { ShutdownMode::NoLogFlush };
-    let result = OpenFile::read(&cx.process, path)
-        .and_then(|file| cx.process.shutdown(file.fd, mode));
+    let result =
+        OpenFile::read(&cx.process, path).and_then(|file| cx.process.shutdown(file.fd, mode));
     match result {
         Ok(()) => 0,
         Err(e) => {

@@ -18,8 +18,8 @@ mod extent;
 mod io;
 mod map;
 mod meta;
-mod share;
 pub mod numbers;
+mod share;
 mod table;
 
 use alloc::string::String;

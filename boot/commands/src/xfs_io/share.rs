@@ -33,9 +33,7 @@ pub(super) fn reflink(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
     let other = source(run, path)?;
     let start = holdfast_sync::time::now_ns();
     let process = run.cx.process.clone();
-    process
-        .ficlonerange(run.fd(), other.fd, from, len, to)
-        .map_err(call("XFS_IOC_CLONE_RANGE"))?;
+    process.ficlonerange(run.fd(), other.fd, from, len, to).map_err(call("XFS_IOC_CLONE_RANGE"))?;
     let took = holdfast_sync::time::now_ns() - start;
     if !parsed.has(b'q') {
         io::report_range(run, "linked", (to, len), parsed.has(b'C'), took);

@@ -26,7 +26,7 @@ struct Set {
 }
 
 /// Everything that is tested on the host.
-const SETS: [Set; 7] = [
+const SETS: [Set; 10] = [
     Set { name: "sync", package: "holdfast-sync", features: &["--features", "check"] },
     Set {
         name: "sync-shuttle",
@@ -41,6 +41,26 @@ const SETS: [Set; 7] = [
         // cannot use them.
         features: &["--features", "shuttle", "--test", "shuttle*", "--test", "block_schedules"],
     },
+    Set {
+        name: "fs-lab",
+        package: "holdfast-fs",
+        features: &[
+            "--features",
+            "check,lab",
+            "--test",
+            "races",
+            "--test",
+            "races_xfs",
+            "--test",
+            "guards",
+        ],
+    },
+    Set {
+        name: "fs-lab-shuttle",
+        package: "holdfast-fs",
+        features: &["--features", "shuttle,check,lab", "--test", "races"],
+    },
+    Set { name: "image", package: "holdfast-image", features: &[] },
     Set { name: "drivers", package: "holdfast-drivers", features: &[] },
     Set { name: "commands", package: "holdfast-commands", features: &[] },
     Set { name: "run", package: "holdfast-run", features: &[] },

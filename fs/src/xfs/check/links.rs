@@ -67,6 +67,7 @@ impl Scan {
         if file_type == FileType::Directory
             && !root
             && fact.parent != 0
+            && fact.dotdot != 0
             && fact.dotdot != fact.parent
         {
             let (dotdot, parent) = (Ino(fact.dotdot), Ino(fact.parent));

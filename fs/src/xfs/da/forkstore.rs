@@ -196,8 +196,7 @@ impl Store for ForkStore<'_, '_, '_> {
         // A value is written past the log: blocks whose freeing is not durable still are
         // somebody else's.
         let place = FileBlock(at);
-        let extents =
-            bmap::allocate_blocks(self.tp, self.ip, self.fork, place, blocks, Use::Data)?;
+        let extents = bmap::allocate_blocks(self.tp, self.ip, self.fork, place, blocks, Use::Data)?;
         let mount = self.tp.mount();
         let geometry = mount.geometry();
         let block_bytes = geometry.block_bytes();

@@ -2,8 +2,8 @@
 //! copy on write.
 
 use super::btree::Record;
-use crate::xfs::btree::Entry;
 use super::{Be32, be32, on_disk};
+use crate::xfs::btree::Entry;
 
 /// "R3FC".
 pub const MAGIC: u32 = 0x5233_4643;

@@ -1,8 +1,8 @@
 //! Records of the reverse mapping tree: who owns which blocks.
 
 use super::btree::Record;
-use crate::xfs::btree::Entry;
 use super::{Be32, Be64, be32, be64, on_disk};
+use crate::xfs::btree::Entry;
 
 /// "RMB3".
 pub const MAGIC: u32 = 0x524d_4233;
