@@ -8,8 +8,20 @@ use holdfast_fs::block::{Completion, FileDisk, Queue};
 use holdfast_fs::pagecache::{CacheConfig, PageCache};
 use holdfast_fs::platform::host::{HostEnvironment, HostMemory, SimPageTable};
 use holdfast_fs::syscall::Process;
-use holdfast_fs::vfs::{CharDevice, FileSystem, Namespace, Null, OpenFlags};
+use holdfast_fs::vfs::{CharDevice, FileSystem, Namespace, OpenFlags};
 use holdfast_fs::xfs::{Mount, MountOptions};
+
+/// Descriptors 0 to 2 of a program that does not use them.
+struct Nothing;
+
+impl CharDevice for Nothing {
+    fn read(&self, _: &mut [u8]) -> holdfast_fs::Result<usize> {
+        Ok(0)
+    }
+    fn write(&self, bytes: &[u8]) -> holdfast_fs::Result<usize> {
+        Ok(bytes.len())
+    }
+}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let image = std::env::args().nth(1).ok_or("which image?")?;
@@ -19,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     mount.set_environment(environment.clone());
     let fs = FileSystem::new(mount, PageCache::new(memory.clone(), CacheConfig::default()));
     let names = Namespace::new(Some(fs.clone()));
-    let stdio: [Arc<dyn CharDevice>; 3] = [Arc::new(Null), Arc::new(Null), Arc::new(Null)];
+    let stdio: [Arc<dyn CharDevice>; 3] = [Arc::new(Nothing), Arc::new(Nothing), Arc::new(Nothing)];
     let process = Process::new(names, SimPageTable::new(), memory, environment, stdio);
 
     let fd = process.open(b"/hello", OpenFlags::WRONLY | OpenFlags::CREAT, 0o644)?;

@@ -15,7 +15,6 @@ use holdfast_fs::iomap::{Ops, Purpose};
 use holdfast_fs::xfs::log::head::{Ends, Found};
 use holdfast_fs::xfs::log::recovery;
 use holdfast_fs::xfs::ondisk::inode::InodeCore;
-use holdfast_fs::xfs::ondisk::log_inode::{root_to_fork, root_to_log};
 use holdfast_fs::xfs::ondisk::log_intents::{
     AttrChange, Done, FreeExtent, Intent, MapExtent, PhysExtent, bmap, refcount, rmap,
 };
@@ -493,6 +492,20 @@ fn new_inodes_are_initialised() {
 }
 
 #[test]
+fn inodes_of_32_bit_systems_are_understood() {
+    let base = Base::new("recovery-32", &[]);
+    let device = base.device();
+    let mut log = Writer::new(&device, &clean_ends(&device));
+    let mut item = base.chmod(&device, 0, 0o421);
+    // Without the padding in front of the inode's number.
+    item[0].drain(12..16);
+    log.checkpoint(&[item], 30 << 10);
+    let recovered = device.recover().expect("recovery");
+    assert_eq!(state(&device, base.files[0]).0, 0o421);
+    base.judged(&device, &recovered.ends);
+}
+
+#[test]
 fn random_damage_neither_panics_nor_writes_when_refused() {
     let rounds: u64 =
         std::env::var("HOLDFAST_FUZZ_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(400);
@@ -539,43 +552,6 @@ fn random_damage_neither_panics_nor_writes_when_refused() {
     }
     println!("{accepted} accepted, {turned_away} refused");
     assert!(accepted > 0 && turned_away > 0);
-}
-
-#[test]
-fn roots_of_extent_trees_have_another_form_in_the_log() {
-    // Three of at most 20 pointers: keys and pointers lie apart in both forms.
-    let mut fork = vec![0; 336];
-    let room = (fork.len() - 4) / 16;
-    fork[..4].copy_from_slice(&[0, 1, 0, 3]);
-    for i in 0..3 {
-        fork[4 + 8 * i + 7] = 10 + i as u8;
-        fork[4 + 8 * (room + i) + 7] = 20 + i as u8;
-    }
-    let logged = root_to_log(&fork, uuid::Uuid::from_u128(7), Ino(99)).expect("a root");
-    assert_eq!(logged.len(), 72 + 3 * 16);
-    let mut again = vec![0; 336];
-    root_to_fork(&logged, &mut again).expect("a root");
-    assert_eq!(again, fork);
-    // A smaller fork, and one too small.
-    let mut small = vec![0; 4 + 3 * 16];
-    root_to_fork(&logged, &mut small).expect("it fits");
-    assert_eq!((small[4 + 7], small[4 + 24 + 7]), (10, 20));
-    assert!(root_to_fork(&logged, &mut small[..4 + 2 * 16]).is_err());
-    assert!(root_to_fork(&logged[..72 + 2 * 16], &mut again).is_err());
-}
-
-#[test]
-fn inodes_of_32_bit_systems_are_understood() {
-    let base = Base::new("recovery-32", &[]);
-    let device = base.device();
-    let mut log = Writer::new(&device, &clean_ends(&device));
-    let mut item = base.chmod(&device, 0, 0o421);
-    // Without the padding in front of the inode's number.
-    item[0].drain(12..16);
-    log.checkpoint(&[item], 30 << 10);
-    let recovered = device.recover().expect("recovery");
-    assert_eq!(state(&device, base.files[0]).0, 0o421);
-    base.judged(&device, &recovered.ends);
 }
 
 /// Prints how long a full log of the usual size takes.

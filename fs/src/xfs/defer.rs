@@ -181,6 +181,7 @@ fn run(
 ) -> Result<()> {
     while let Some(Pending { intent, mut ops }) = pending.pop_front() {
         tp.roll(inodes)?;
+        announce_again(tp, &mut pending);
         if let Some(done) = Deferred::done(&ops) {
             tp.log_done(&intent, &done);
         }

@@ -92,10 +92,6 @@ impl<'a> LockedInode<'a> {
     pub(super) fn mark(&mut self, fields: LogFields) {
         self.dirty |= fields;
     }
-    /// What changed and is not logged.
-    pub(super) fn dirty(&self) -> LogFields {
-        self.dirty
-    }
     /// A fork's extents are about to change.
     pub(super) fn bump_sequence(&self, kind: ForkKind) {
         self.inode.bump_sequence(kind);

@@ -351,8 +351,8 @@ pub const DAMAGES: &[Damage] = &[
     ),
     damage(
         &["inode {leaf-attr.ino}", "ablock 0", "write -d hdr.usedbytes 8"],
-        "attribute fork",
-        "stated",
+        "attr leaf",
+        "bytes",
     ),
     damage(
         &["inode {leaf-attr.ino}", "ablock 0", "write -d entries[2].hashval 0x1"],

@@ -76,7 +76,7 @@ pub(super) fn dedupe(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
 pub(super) fn copy_range(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
     let parsed = run.options(words, "s:d:l:")?;
     let [path] = parsed.operands[..] else { return Err(Failure::Usage) };
-    let mut offset = |letter, what: &str| match parsed.value(letter) {
+    let offset = |letter, what: &str| match parsed.value(letter) {
         Some(word) => run.quantity(what, word).map(Some),
         None => Ok(None),
     };

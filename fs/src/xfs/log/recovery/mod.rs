@@ -31,7 +31,7 @@
 //! up to date; Linux does the same.
 //!
 //! Runs at mount, before anything is cached, and takes no lock; but for the last part,
-//! [`finish`], which runs transactions on the mounted file system.
+//! `finish`, which runs transactions on the mounted file system.
 //!
 //! Source: the XFS documentation project's `design/XFS_Filesystem_Structure`
 //! (journaling_log) and `xfs-self-describing-metadata`, checked against logs made by
