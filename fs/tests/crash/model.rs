@@ -95,6 +95,8 @@ impl Contents {
         self.change(pos, Some(pos + len), new);
     }
     fn collapse(&mut self, pos: usize, len: usize) {
+        // The range becomes a hole first; then what follows moves, in steps.
+        self.zero(pos, len, false);
         let mut new = self.now.clone();
         new.drain(pos..pos + len);
         self.moved = true;
