@@ -362,7 +362,7 @@ impl Tested {
             10 => self.punch(blocks),
             11 => self.zero(blocks),
             12 => self.preallocate(blocks),
-            13 if inside && round % 2 == 0 => self.collapse(blocks),
+            13 if inside && round.is_multiple_of(2) => self.collapse(blocks),
             13 if inside && end + len < self.blocks => self.insert(blocks),
             14 if rng.below(3) == 0 => self.truncate(start),
             15 if rng.below(3) == 0 => self.inode.trim_eof().expect("trim"),

@@ -184,12 +184,19 @@ impl Maker<'_> {
     }
 }
 
-/// What was made, read again: paths and hashes, and how many files are not what they must
-/// be (missing, too many, other contents).
+/// What was made, as it was found in the end.
+pub struct Proved {
+    /// Paths and SHA-256.
+    pub hashes: Vec<(Vec<u8>, [u8; 32])>,
+    /// Files that are not what they must be: too many, or of other contents.
+    pub wrong: u64,
+}
+
+/// Read again what was made.
 ///
 /// # Errors
 /// What the calls say.
-pub fn prove(job: &Arc<Job>) -> Result<(Vec<(Vec<u8>, [u8; 32])>, u64), Failed> {
+pub fn prove(job: &Arc<Job>) -> Result<Proved, Failed> {
     let made = job.made.lock();
     let dir = directory(&job.root);
     let (names, error) = list(&job.process, &dir);
@@ -211,5 +218,5 @@ pub fn prove(job: &Arc<Job>) -> Result<(Vec<(Vec<u8>, [u8; 32])>, u64), Failed> 
         wrong += u64::from(bytes != *expected);
         hashes.push((path, Sha256::digest(&bytes).into()));
     }
-    Ok((hashes, wrong))
+    Ok(Proved { hashes, wrong })
 }

@@ -10,6 +10,7 @@ use holdfast_sync::time::now_ns;
 use serde_json::{Value, json};
 
 use super::Job;
+use super::make::Proved;
 use super::verify::Verified;
 use super::work::Done;
 use crate::context::Context;
@@ -116,7 +117,8 @@ impl Report {
         self.verified.push((name, all, None));
     }
     /// The maker's files as they were found in the end, and how many are not right.
-    pub(super) fn made(&mut self, (hashes, wrong): (Vec<(Vec<u8>, [u8; 32])>, u64)) {
+    pub(super) fn made(&mut self, found: Proved) {
+        let Proved { hashes, wrong } = found;
         for (path, hash) in &hashes {
             self.digests.push(sha256sum::line(hash, path));
         }

@@ -297,7 +297,7 @@ fn logprint(workspace: &Workspace) -> Result<()> {
 fn image_program(workspace: &Workspace) -> Result<()> {
     let image = Image::small(workspace)?;
     let file = image.beside("file");
-    let bytes: Vec<u8> = (0..300_000_u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..300_000_u32).map(|i| ((i * 7) >> 3) as u8).collect();
     fs::write(&file, &bytes)?;
     let run = |words: &[&str]| -> Result<Vec<u8>> {
         let mut cargo = crate::kernel_image::cargo(workspace);
