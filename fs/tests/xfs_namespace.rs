@@ -189,7 +189,7 @@ fn modes_owners_and_times_change_and_are_handed_down() {
 /// Names for the model test: few, so that they meet; some long, so that directories grow.
 fn name(random: &mut Random, spread: u64) -> Vec<u8> {
     let number = random.below(spread);
-    let length = if number % 3 == 0 { 100 } else { 1 };
+    let length = if number.is_multiple_of(3) { 100 } else { 1 };
     format!("{}{number}", "n".repeat(length)).into_bytes()
 }
 
