@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 /// Words bring-up and `init` know. Others are warned about and ignored.
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 12] = [
     "log",
     "page_cache",
     "ro",
@@ -17,7 +17,6 @@ const KNOWN: [&str; 13] = [
     "noroot",
     "seed",
     "watchdog",
-    "race",
 ];
 
 /// The command line's words.

@@ -18,6 +18,7 @@
 //! | `status`   | ps, free, uptime, dmesg, mount, drop_caches, sync |
 //! | `xfs_io`   | the file exerciser, command strings as in xfsprogs |
 //! | `bench`    | the figures |
+//! | `race`     | one race on one file, step by step (lab builds) |
 //! | `mainjob`  | the main job: overwrite under memory pressure, verify, report |
 //!
 //! Owns: formats and exit statuses. Does not own: files (`holdfast_fs`), threads and
@@ -39,6 +40,7 @@ mod files;
 mod fsck;
 pub mod mainjob;
 mod options;
+mod race;
 mod registry;
 pub mod script;
 pub mod shell;

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::context::{Context, Status};
-use crate::{bench, change, files, fsck, mainjob, out, status, text, xfs_io};
+use crate::{bench, change, files, fsck, mainjob, out, race, status, text, xfs_io};
 
 /// The status of a command there is not.
 pub const NO_SUCH_COMMAND: Status = 127;
@@ -89,6 +89,7 @@ static COMMANDS: &[Command] = &[
     ),
     command("ps", status::ps, "", "threads"),
     command("pwd", files::simple::pwd, "", "the working directory"),
+    command("race", race::main, "V2|V3|A [--off GUARD]", "one race, step by step (lab builds)"),
     command("readlink", files::readlink::main, "[-efmnz] FILE…", "the target of a symbolic link"),
     command("rm", change::remove::main, "[-dfrv] FILE…", "remove files"),
     command("rmdir", change::make::rmdir, "[-pv] DIR…", "remove empty directories"),

@@ -21,6 +21,7 @@ use crate::disk::{Cache, Disk};
         run.sh [OPTIONS] -- COMMAND [ARGS…]    run COMMAND in the guest\n       \
         run.sh [OPTIONS] --script FILE         run a script in the guest\n       \
         run.sh [OPTIONS] shell                 an interactive prompt\n       \
+        run.sh race NAME [--off GUARD]         one race, step by step\n       \
         run.sh test [FILTER]                   all tests",
     after_help = "Exit status: the command's own (0-123); 32 the disk cannot be mounted; 124 time-out; \
         125 run.sh or QEMU could not do it; 126 kernel panic or watchdog; 127 no such command."
@@ -42,6 +43,9 @@ pub struct Cli {
 pub enum Job {
     /// An interactive prompt in the guest, with history and line editing.
     Shell,
+    /// One race on one file, step by step, in a build whose guards can be switched off:
+    /// 0 the data is right, 3 it is not, 4 the race was not reached.
+    Race(RaceOptions),
     /// Run the tests; only those whose name contains FILTER when it is given.
     Test(TestOptions),
     /// Run shell commands (after --) in a Linux guest on the given disks.
@@ -53,6 +57,25 @@ pub enum Job {
         /// The test's full name.
         name: String,
     },
+}
+
+/// Options of `race`.
+#[derive(Args, Clone, Debug)]
+pub struct RaceOptions {
+    /// Which one: V2, V3 or A.
+    pub name: String,
+    /// Switch this guard off.
+    #[arg(long, value_name = "GUARD")]
+    pub off: Option<String>,
+}
+
+impl RaceOptions {
+    /// The words of the command in the guest.
+    pub fn words(&self) -> Vec<Vec<u8>> {
+        let mut words = vec![b"race".to_vec(), self.name.clone().into_bytes()];
+        words.extend(self.off.iter().map(|guard| format!("--off={guard}").into_bytes()));
+        words
+    }
 }
 
 /// Options of `test`.

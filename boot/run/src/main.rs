@@ -43,6 +43,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         (Some(Job::RunCase { name }), _) => {
             return testing::run_case(&workspace, name).map(|()| 0);
         }
+        (Some(Job::Race(options)), _) => Work::Race(options.words()),
         (Some(Job::Shell), _) => Work::Shell { terminal: stdin().is_terminal() },
         (_, Some(command)) => Work::Command(command),
         (_, None) if cli.options.script.is_some() => Work::Script,

@@ -42,6 +42,9 @@ impl<'a> Session<'a> {
         let qemu = tools::need(&tools::QEMU)?;
         let kernel = match &options.kernel {
             Some(kernel) => kernel.clone(),
+            None if matches!(work, Work::Race(_)) => {
+                kernel_image::build_apart(workspace, &["lab"])?
+            }
             None => kernel_image::given_or_built(workspace)?,
         };
         let without_disk = matches!(work, Work::SelfTest | Work::WithoutDisk(_));

@@ -26,6 +26,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("e2e::writing::a_readonly_mount_answers_erofs", readonly),
         Case::new("e2e::writing::logprint_reads_the_log", logprint),
         Case::new("e2e::writing::image_program", image_program),
+        Case::new("e2e::writing::races_with_and_without_their_guard", races),
     ]
 }
 
@@ -316,4 +317,18 @@ fn image_program(workspace: &Workspace) -> Result<()> {
     ensure!(fs::read(copy)? == bytes, "other bytes came back");
     run(&["--readonly", disk, "fsck"])?;
     image.is_clean()
+}
+
+/// Each race with its guard on: the data is right; off: the historic corruption.
+fn races(workspace: &Workspace) -> Result<()> {
+    for (name, guard) in
+        [("V2", "iomap.validity"), ("V3", "iomap.validity"), ("A", "punch.skip_dirty")]
+    {
+        let image = Image::small(workspace)?;
+        let start = |words: &[&str]| Holdfast::new(workspace).disk(&image.path).start(words);
+        start(&["race", name])?.success().context(name)?;
+        start(&["race", name, "--off", guard])?.expect(3).context(name)?;
+        image.is_clean().context(name)?;
+    }
+    Ok(())
 }

@@ -10,6 +10,8 @@ use crate::failure::{STATUS_NO_COMMAND, STATUS_PANIC};
 pub enum Work {
     /// Run one command: its words.
     Command(Vec<Vec<u8>>),
+    /// As a command, in a build whose guards can be switched off.
+    Race(Vec<Vec<u8>>),
     /// Run the script in the boot module.
     Script,
     /// A prompt, for a person at a terminal or for lines from elsewhere.
@@ -29,7 +31,7 @@ impl Work {
     /// The words that ask for this work.
     pub fn words(&self) -> Vec<String> {
         match self {
-            Self::Command(argv) => vec![format!("cmd={}", hex(argv))],
+            Self::Command(argv) | Self::Race(argv) => vec![format!("cmd={}", hex(argv))],
             Self::Script => vec!["script".into()],
             Self::Shell { terminal: true } => vec!["shell=terminal".into()],
             Self::Shell { terminal: false } => vec!["shell".into()],
