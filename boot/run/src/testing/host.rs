@@ -26,7 +26,7 @@ struct Set {
 }
 
 /// Everything that is tested on the host.
-const SETS: [Set; 10] = [
+const SETS: [Set; 9] = [
     Set { name: "sync", package: "holdfast-sync", features: &["--features", "check"] },
     Set {
         name: "sync-shuttle",
@@ -60,7 +60,6 @@ const SETS: [Set; 10] = [
         package: "holdfast-fs",
         features: &["--features", "shuttle,check,lab", "--test", "races"],
     },
-    Set { name: "image", package: "holdfast-image", features: &[] },
     Set { name: "drivers", package: "holdfast-drivers", features: &[] },
     Set { name: "commands", package: "holdfast-commands", features: &[] },
     Set { name: "run", package: "holdfast-run", features: &[] },
