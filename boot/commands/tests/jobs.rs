@@ -165,12 +165,12 @@ fn the_main_job() {
     assert_eq!(ran.status, 0, "{text}");
     let said: Vec<String> =
         text.lines().filter_map(|l| l.strip_prefix("@@sha256 ")).map(str::to_owned).collect();
-    assert_eq!(said.len(), files.len());
+    assert!(said.len() > files.len() && said.iter().any(|l| l.contains("  /made/")), "{said:?}");
     let json = text.lines().find_map(|l| l.strip_prefix("@@json ")).unwrap();
     let json: serde_json::Value = serde_json::from_str(json).unwrap();
     assert_eq!(json["good"], true);
     assert_eq!(json["files_overwritten"], files.len());
-    assert_eq!(json["threads"].as_array().unwrap().len(), 5);
+    assert_eq!(json["threads"].as_array().unwrap().len(), 6);
     assert!(json["page_cache"]["refaults"].as_u64().unwrap() > 0);
     guest.unmount();
     // A fresh mount reads what was said, and the file system is whole.

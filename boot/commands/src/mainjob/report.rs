@@ -136,6 +136,8 @@ impl Report {
         for (index, hash) in &hashes {
             self.digests.push(sha256sum::line(hash, &job.model.files[*index].path));
         }
+        // In the order of their paths, behind the hashes.
+        self.digests.sort_by(|a, b| a.get(66..).cmp(&b.get(66..)));
         for (_, found, wrong_at) in &mut self.verified {
             if let Some((file, position)) = found.first_wrong {
                 let path = String::from_utf8_lossy(&job.model.files[file].path).into_owned();
