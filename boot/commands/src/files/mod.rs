@@ -41,6 +41,18 @@ impl OpenFile {
         let fd = process.open(path, flags, 0o666)?;
         Ok(Self { process: process.clone(), fd })
     }
+    /// Open a file; one that is made gets this mode.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn with_mode(
+        process: &Arc<Process>,
+        path: &[u8],
+        flags: OpenFlags,
+        mode: u32,
+    ) -> Result<Self> {
+        process.open(path, flags, mode).map(|fd| Self::adopt(process, fd))
+    }
     /// Close an open descriptor in the end.
     pub fn adopt(process: &Arc<Process>, fd: i32) -> Self {
         Self { process: process.clone(), fd }

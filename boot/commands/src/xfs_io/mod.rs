@@ -154,7 +154,8 @@ impl Run<'_> {
     /// Open a file and make it the current one.
     fn open(&mut self, path: &[u8], flags: OpenFlags) -> Result<()> {
         let process = self.cx.process.clone();
-        let opened = OpenFile::new(&process, path, flags);
+        // What the tool makes is for the owner alone.
+        let opened = OpenFile::with_mode(&process, path, flags, 0o600);
         let open = match opened {
             // A directory cannot be open for writing; the tool falls back.
             Err(Error::IsDirectory) => {
