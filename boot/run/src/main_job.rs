@@ -242,11 +242,19 @@ fn verdicts(
     ])
 }
 
-/// The same files as were put in, and not with the same contents.
+/// Where the guest makes files of its own.
+const MADE: &str = "/made/";
+
+/// The same files as were put in, and not with the same contents; and some that were made.
 fn overwritten(before: &Manifest, after: &Manifest) -> Verdict {
     let names = |manifest: &Manifest| -> Manifest {
-        manifest.keys().map(|path| (path.clone(), String::new())).collect()
+        let kept = manifest.keys().filter(|path| !path.starts_with(MADE));
+        kept.map(|path| (path.clone(), String::new())).collect()
     };
+    let made = after.keys().filter(|path| path.starts_with(MADE)).count();
+    if made == 0 {
+        return Verdict::Bad(vec!["no file was made".into()]);
+    }
     let same =
         judge::compare(("the disk as made", &names(before)), ("the guest's list", &names(after)));
     if !same.is_good() {
@@ -256,7 +264,7 @@ fn overwritten(before: &Manifest, after: &Manifest) -> Verdict {
     if changed == 0 {
         return Verdict::Bad(vec!["no file has other contents than before".into()]);
     }
-    Verdict::Good(format!("{changed} of {} files", before.len()))
+    Verdict::Good(format!("{changed} of {} files, {made} made", before.len()))
 }
 
 /// The verdicts for people.
@@ -324,8 +332,11 @@ mod tests {
     #[test]
     fn an_untouched_disk_is_no_success() {
         let one = Manifest::from([("/a".into(), "1".into())]);
-        let other = Manifest::from([("/a".into(), "2".into())]);
-        let longer = Manifest::from([("/a".into(), "2".into()), ("/b".into(), "2".into())]);
+        let made = || ("/made/x".into(), "3".into());
+        let other = Manifest::from([("/a".into(), "2".into()), made()]);
+        let longer = Manifest::from([("/a".into(), "2".into()), ("/b".into(), "2".into()), made()]);
+        let nothing_made = Manifest::from([("/a".into(), "2".into())]);
+        assert!(!overwritten(&one, &nothing_made).is_good());
         assert!(!overwritten(&one, &one).is_good());
         assert!(!overwritten(&one, &longer).is_good());
         assert!(!overwritten(&longer, &one).is_good());
