@@ -110,6 +110,8 @@ fn many_appenders(bench: &mut Bench<'_>) -> Outcome {
         .map(|file| {
             let process = bench.cx.process.clone();
             spawn("bench-appender", Priority::Normal, move || {
+                // All of it moves here, not its number alone.
+                let file = file;
                 let bytes = alloc::vec![0x5A; PAGE as usize];
                 for _ in 0..APPENDS / 4 {
                     process.write(file.fd, bytes.as_slice())?;
