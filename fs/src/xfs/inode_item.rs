@@ -167,18 +167,18 @@ fn fork_bytes(fork: &Fork) -> Vec<u8> {
 
 /// The region of a fork and its length before rounding.
 fn fork_region(inode: &Inode, fork: &Fork) -> (Vec<u8>, u16) {
-    let mut bytes = match fork {
-        Fork::Extents(extents) if extents.root.is_some() => {
-            let root = extents.root.as_deref().unwrap_or(&[]);
+    let root = match fork {
+        Fork::Extents(extents) => extents.root.as_deref(),
+        Fork::Raw(Format::Btree, root) => Some(&root[..]),
+        _ => None,
+    };
+    let mut bytes = match root {
+        Some(root) => {
             let uuid = inode.mount().geometry().meta_uuid;
-            // A root that cannot be decoded was checked when it was made or read.
+            // It was checked when it was made or read.
             root_to_log(root, uuid, inode.ino()).unwrap_or_default()
         }
-        Fork::Raw(Format::Btree, root) => {
-            let uuid = inode.mount().geometry().meta_uuid;
-            root_to_log(root, uuid, inode.ino()).unwrap_or_default()
-        }
-        fork => fork_bytes(fork),
+        None => fork_bytes(fork),
     };
     let length = bytes.len() as u16;
     bytes.resize(bytes.len().next_multiple_of(4), 0);

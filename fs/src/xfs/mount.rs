@@ -23,7 +23,6 @@ use super::ondisk::block::BlockKind;
 use super::ondisk::superblock::{self, Superblock, version};
 use super::perag::Perag;
 use super::reservation::Reservations;
-use super::trans::Trans;
 use super::types::{AgNumber, FileType, Ino, StatFs, Timestamp};
 use crate::block::{BioFlags, IoError, Queue, SECTOR_SIZE, Sector};
 use crate::error::{Corruption, Error, Result};
@@ -248,24 +247,31 @@ impl Mount {
     /// What a mount for writing needs: exact counters, and the rest of recovery.
     fn prepare_writing(self: &Arc<Self>, recovered: bool) -> Result<(), MountError> {
         if recovered {
-            self.recount()?;
+            let (blocks, inodes, free) = self.count_headers()?;
+            self.counters.set(blocks, inodes, free);
         }
         super::alloc::prepare(self)?;
         Ok(())
     }
-    /// Count free blocks and inodes in the groups' headers.
-    fn recount(&self) -> Result<()> {
+    /// Free blocks, inodes and free inodes, summed from the groups' headers.
+    fn count_headers(&self) -> Result<(u64, u64, u64)> {
         let (mut blocks, mut inodes, mut free) = (0, 0, 0);
         for ag in (0..self.geometry.ag_count).map(AgNumber) {
-            let (agf, agi) = (self.agf(ag)?, self.agi(ag)?);
+            let agi = {
+                let _inodes = self.lock_agi(ag);
+                self.agi(ag)?
+            };
+            inodes += u64::from(agi.count);
+            free += u64::from(agi.free_count);
+            let agf = {
+                let _space = self.lock_agf(ag);
+                self.agf(ag)?
+            };
             blocks += u64::from(agf.free_blocks)
                 + u64::from(agf.free_list_count)
                 + u64::from(agf.btree_blocks);
-            inodes += u64::from(agi.count);
-            free += u64::from(agi.free_count);
         }
-        self.counters.set(blocks, inodes, free);
-        Ok(())
+        Ok((blocks, inodes, free))
     }
     /// Start the log's thread, which keeps the log from filling and covers it when
     /// nothing happens. Without it whoever waits for log space does what is needed.
@@ -302,23 +308,8 @@ impl Mount {
     /// # Errors
     /// I/O errors, damage, shut down.
     pub(super) fn log_superblock(&self) -> Result<CommitSeq> {
-        self.recount_into_superblock(self.begin(self.reservations.superblock, 0)?)
-    }
-    fn recount_into_superblock(&self, mut tp: Trans<'_>) -> Result<CommitSeq> {
-        let (mut blocks, mut inodes, mut free) = (0, 0, 0);
-        for ag in (0..self.geometry.ag_count).map(AgNumber) {
-            tp.lock_agi(ag);
-            let agi = self.agi(ag)?;
-            inodes += u64::from(agi.count);
-            free += u64::from(agi.free_count);
-            tp.unlock_agi(ag);
-            tp.lock_agf(ag);
-            let agf = self.agf(ag)?;
-            blocks += u64::from(agf.free_blocks)
-                + u64::from(agf.free_list_count)
-                + u64::from(agf.btree_blocks);
-            tp.unlock_agf(ag);
-        }
+        let mut tp = self.begin(self.reservations.superblock, 0)?;
+        let (blocks, inodes, free) = self.count_headers()?;
         let bytes = self.geometry.sector_bytes() as u32;
         let buffer = tp.read(Sector(0), bytes, BlockKind::Superblock)?;
         let mut edit = tp.edit(&buffer);

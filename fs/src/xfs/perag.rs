@@ -1,4 +1,4 @@
-//! The locks of the allocation groups.
+//! The allocation groups as transactions see them: their locks, their headers.
 //!
 //! A transaction that changes a group's trees holds the group's lock until it commits:
 //! whoever has it sees trees between operations only, and their blocks need no locks of
@@ -10,12 +10,13 @@ use alloc::vec::Vec;
 use holdfast_sync::{Mutex, MutexGuard};
 
 use super::alloc::AgSpace;
+use super::btree::Root;
 use super::buf::Buffer;
 use super::mount::Mount;
+use super::ondisk::be32;
 use super::ondisk::block::BlockKind;
 use super::trans::Trans;
-use super::types::{AgBlock, AgNumber};
-use crate::block::{SECTOR_SIZE, Sector};
+use super::types::AgNumber;
 use crate::error::Result;
 use crate::locks::{AGF, AGI};
 
@@ -64,15 +65,54 @@ impl Trans<'_> {
     /// # Errors
     /// I/O errors and damage.
     pub(super) fn header(&mut self, ag: AgNumber, kind: BlockKind) -> Result<Arc<Buffer>> {
-        let geometry = self.mount().geometry();
-        let bytes = geometry.sector_bytes() as u32;
-        let index = match kind {
-            BlockKind::Agf => 1,
-            BlockKind::Agi => 2,
-            _ => 3,
-        };
-        let start = geometry.ag_sector(ag, AgBlock(0));
-        let sector = Sector(start.0 + index * u64::from(bytes) / SECTOR_SIZE);
-        self.read(sector, bytes, kind)
+        self.mount().header_block(ag, kind)
+    }
+}
+
+/// Where the AGF keeps the root of a tree that has blocks counted there.
+pub(super) struct AgfTree {
+    pub(super) root_at: usize,
+    pub(super) levels_at: usize,
+    pub(super) blocks_at: usize,
+}
+
+impl AgfTree {
+    /// The root of a group's tree.
+    ///
+    /// # Errors
+    /// I/O errors and damage.
+    pub(super) fn root(&self, tp: &mut Trans<'_>, ag: AgNumber) -> Result<Root> {
+        let agf = tp.header(ag, BlockKind::Agf)?;
+        let bytes = agf.read();
+        let at = |offset| be32(&bytes, offset).unwrap_or(0);
+        Ok(Root::Block { block: u64::from(at(self.root_at)), levels: at(self.levels_at) })
+    }
+    /// The root is another block now.
+    ///
+    /// # Errors
+    /// I/O errors and damage.
+    pub(super) fn set_root(
+        &self,
+        tp: &mut Trans<'_>,
+        ag: AgNumber,
+        block: u64,
+        levels: u32,
+    ) -> Result<()> {
+        let agf = tp.header(ag, BlockKind::Agf)?;
+        let mut edit = tp.edit(&agf);
+        edit.set_be32(self.root_at, block as u32);
+        edit.set_be32(self.levels_at, levels);
+        Ok(())
+    }
+    /// The tree got or lost blocks.
+    ///
+    /// # Errors
+    /// I/O errors and damage.
+    pub(super) fn count(&self, tp: &mut Trans<'_>, ag: AgNumber, change: i32) -> Result<()> {
+        let agf = tp.header(ag, BlockKind::Agf)?;
+        let mut edit = tp.edit(&agf);
+        let blocks = be32(&edit, self.blocks_at).unwrap_or(0).saturating_add_signed(change);
+        edit.set_be32(self.blocks_at, blocks);
+        Ok(())
     }
 }

@@ -19,20 +19,18 @@ use super::alloc::{self as space, Owner, freelist};
 use super::btree::{Cursor, Pointers, Root, Shape};
 use super::defer::Deferred;
 use super::mount::Mount;
-use super::ondisk::be32;
 use super::ondisk::block::BlockKind;
 use super::ondisk::btree::Record;
 use super::ondisk::log_intents::{MapExtent, PhysExtent, refcount as operation, rmap};
 use super::ondisk::refcountbt::{COW, Refcount};
 use super::ondisk::rmapbt::owner;
+use super::perag::AgfTree;
 use super::trans::Trans;
 use super::types::{AgBlock, AgNumber, FsBlock};
 use crate::error::{Corruption, Error, Result};
 
 /// Where the AGF keeps the tree.
-const BLOCKS_AT: usize = 84;
-const ROOT_AT: usize = 88;
-const LEVELS_AT: usize = 92;
+const IN_AGF: AgfTree = AgfTree { root_at: 88, levels_at: 92, blocks_at: 84 };
 /// Records that one transaction changes.
 const MOST_RECORDS: usize = 4;
 
@@ -51,38 +49,21 @@ impl Shape for Tree {
         u64::from(self.ag.0)
     }
     fn root(&self, tp: &mut Trans<'_>) -> Result<Root> {
-        let agf = tp.header(self.ag, BlockKind::Agf)?;
-        let bytes = agf.read();
-        let at = |offset| be32(&bytes, offset).unwrap_or(0);
-        Ok(Root::Block { block: u64::from(at(ROOT_AT)), levels: at(LEVELS_AT) })
+        IN_AGF.root(tp, self.ag)
     }
     fn set_root(&mut self, tp: &mut Trans<'_>, block: u64, levels: u32) -> Result<()> {
-        let agf = tp.header(self.ag, BlockKind::Agf)?;
-        let mut edit = tp.edit(&agf);
-        edit.set_be32(ROOT_AT, block as u32);
-        edit.set_be32(LEVELS_AT, levels);
-        Ok(())
+        IN_AGF.set_root(tp, self.ag, block, levels)
     }
     fn allocate(&mut self, tp: &mut Trans<'_>, near: u64) -> Result<Option<u64>> {
         let block = space::allocate_tree_block(tp, self.ag, near, &Owner::Refcountbt)?;
         if block.is_some() {
-            self.count(tp, 1)?;
+            IN_AGF.count(tp, self.ag, 1)?;
         }
         Ok(block)
     }
     fn free(&mut self, tp: &mut Trans<'_>, block: u64) -> Result<()> {
         space::free_tree_block(tp, self.ag, block, &Owner::Refcountbt)?;
-        self.count(tp, -1)
-    }
-}
-
-impl Tree {
-    fn count(&self, tp: &mut Trans<'_>, change: i32) -> Result<()> {
-        let agf = tp.header(self.ag, BlockKind::Agf)?;
-        let mut edit = tp.edit(&agf);
-        let blocks = be32(&edit, BLOCKS_AT).unwrap_or(0).saturating_add_signed(change);
-        edit.set_be32(BLOCKS_AT, blocks);
-        Ok(())
+        IN_AGF.count(tp, self.ag, -1)
     }
 }
 

@@ -16,20 +16,19 @@ use alloc::vec;
 use super::alloc::{Owner, freelist};
 use super::btree::{Cursor, Pointers, Root, Shape};
 use super::inode::ForkKind;
+use super::ondisk::agf;
 use super::ondisk::block::BlockKind;
 use super::ondisk::btree::{Record, ShortBlock};
 use super::ondisk::log_intents::{MapExtent, rmap as operation};
 use super::ondisk::rmapbt::{ATTR_FORK, BMBT_BLOCK, OFFSET_MASK, Rmap, UNWRITTEN, owner};
 use super::ondisk::superblock::RoCompat;
-use super::ondisk::{agf, be32};
+use super::perag::AgfTree;
 use super::trans::Trans;
 use super::types::{AgBlock, AgNumber};
 use crate::error::{Corruption, Error, Result};
 
 /// Where the AGF keeps the tree.
-const ROOT_AT: usize = 24;
-const LEVELS_AT: usize = 36;
-const BLOCKS_AT: usize = 80;
+const IN_AGF: AgfTree = AgfTree { root_at: 24, levels_at: 36, blocks_at: 80 };
 
 /// The tree of a group.
 struct Tree {
@@ -46,36 +45,19 @@ impl Shape for Tree {
         u64::from(self.ag.0)
     }
     fn root(&self, tp: &mut Trans<'_>) -> Result<Root> {
-        let agf = tp.header(self.ag, BlockKind::Agf)?;
-        let bytes = agf.read();
-        let at = |offset| be32(&bytes, offset).unwrap_or(0);
-        Ok(Root::Block { block: u64::from(at(ROOT_AT)), levels: at(LEVELS_AT) })
+        IN_AGF.root(tp, self.ag)
     }
     fn set_root(&mut self, tp: &mut Trans<'_>, block: u64, levels: u32) -> Result<()> {
-        let agf = tp.header(self.ag, BlockKind::Agf)?;
-        let mut edit = tp.edit(&agf);
-        edit.set_be32(ROOT_AT, block as u32);
-        edit.set_be32(LEVELS_AT, levels);
-        Ok(())
+        IN_AGF.set_root(tp, self.ag, block, levels)
     }
     fn allocate(&mut self, tp: &mut Trans<'_>, _near: u64) -> Result<Option<u64>> {
         let Some(block) = freelist::take(tp, self.ag)? else { return Ok(None) };
-        self.count(tp, 1)?;
+        IN_AGF.count(tp, self.ag, 1)?;
         Ok(Some(u64::from(block.0)))
     }
     fn free(&mut self, tp: &mut Trans<'_>, block: u64) -> Result<()> {
         freelist::give(tp, self.ag, AgBlock(block as u32))?;
-        self.count(tp, -1)
-    }
-}
-
-impl Tree {
-    fn count(&self, tp: &mut Trans<'_>, change: i32) -> Result<()> {
-        let agf = tp.header(self.ag, BlockKind::Agf)?;
-        let mut edit = tp.edit(&agf);
-        let blocks = be32(&edit, BLOCKS_AT).unwrap_or(0).saturating_add_signed(change);
-        edit.set_be32(BLOCKS_AT, blocks);
-        Ok(())
+        IN_AGF.count(tp, self.ag, -1)
     }
 }
 

@@ -21,21 +21,8 @@ pub(super) fn rewrite(bench: &mut Bench<'_>, name: &'static str) -> Outcome {
     let t2 = now_ns();
     let process = bench.cx.process.clone();
     let good = bench.data.check_sample(&process, file.fd, size, 4, 256);
-    with_sync(bench, name, [t0, t1, t2], (size / PAGE, size), Unit::Megabytes, good);
+    bench.both((name, "_sync"), [t0, t1, t2], (size / PAGE, size), Unit::Megabytes, Some(good));
     Ok(())
-}
-
-/// The two lines of a case that ends in an fsync.
-fn with_sync(
-    bench: &mut Bench<'_>,
-    name: &str,
-    [t0, t1, t2]: [u64; 3],
-    (ops, bytes): (u64, u64),
-    unit: Unit,
-    good: bool,
-) {
-    bench.report(name, "", &Measured { ops, bytes, ns: t1 - t0 }, unit, Some(good));
-    bench.report(name, "_sync", &Measured { ops, bytes, ns: t2 - t0 }, unit, Some(good));
 }
 
 fn rewind(bench: &Bench<'_>, fd: i32) -> Outcome {
@@ -144,7 +131,7 @@ fn write_random(bench: &mut Bench<'_>, name: &'static str, n: u64, each: bool) -
         let measured = Measured { ops: n, bytes: n * PAGE, ns: t1 - t0 };
         bench.report(name, "", &measured, Unit::Ops, Some(good));
     } else {
-        with_sync(bench, name, [t0, t1, t2], (n, n * PAGE), Unit::Ops, good);
+        bench.both((name, "_sync"), [t0, t1, t2], (n, n * PAGE), Unit::Ops, Some(good));
     }
     Ok(())
 }

@@ -53,18 +53,6 @@ impl Bench<'_> {
     fn fsync(&self, fd: i32) -> Outcome {
         self.cx.process.fsync(fd).map_err(failed("fsync"))
     }
-    /// Both lines of a case that ends in something that makes it durable.
-    fn both(
-        &mut self,
-        (name, suffix): (&str, &str),
-        [t0, t1, t2]: [u64; 3],
-        (ops, bytes): (u64, u64),
-        unit: Unit,
-        good: Option<bool>,
-    ) {
-        self.report(name, "", &Measured { ops, bytes, ns: t1 - t0 }, unit, good);
-        self.report(name, suffix, &Measured { ops, bytes, ns: t2 - t0 }, unit, good);
-    }
 }
 
 /// `seqw_4k`

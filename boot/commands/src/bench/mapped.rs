@@ -47,11 +47,7 @@ pub(super) fn write_existing(bench: &mut Bench<'_>, name: &'static str) -> Outco
         good &= bench.data.buffer[100] == value(offset)
             && bench.data.buffer[300] == bench.data.pattern[(offset % MIB) as usize + 300];
     }
-    let ops = size / PAGE;
-    for (suffix, ns) in [("", t1 - t0), ("_msync", t2 - t0)] {
-        let measured = Measured { ops, bytes: size, ns };
-        bench.report(name, suffix, &measured, Unit::Ops, Some(good));
-    }
+    bench.both((name, "_msync"), [t0, t1, t2], (size / PAGE, size), Unit::Ops, Some(good));
     Ok(())
 }
 

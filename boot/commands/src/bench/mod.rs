@@ -233,6 +233,18 @@ impl Bench<'_> {
         out!(self.cx, " rate={rate} unit={unit} verify={verdict}\n");
         self.cx.flush();
     }
+    /// Both lines of a case that ends in something that makes it durable.
+    fn both(
+        &mut self,
+        (name, suffix): (&str, &str),
+        [t0, t1, t2]: [u64; 3],
+        (ops, bytes): (u64, u64),
+        unit: Unit,
+        good: Option<bool>,
+    ) {
+        self.report(name, "", &Measured { ops, bytes, ns: t1 - t0 }, unit, good);
+        self.report(name, suffix, &Measured { ops, bytes, ns: t2 - t0 }, unit, good);
+    }
 }
 
 #[cfg(test)]
