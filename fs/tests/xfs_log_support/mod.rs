@@ -37,7 +37,9 @@ pub struct Scratch(PathBuf);
 impl Scratch {
     pub fn new(name: &str) -> Self {
         let base = Path::new(option_env!("CARGO_TARGET_TMPDIR").unwrap_or("/tmp"));
-        let path = base.join(format!("log-{name}-{}", std::process::id()));
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = base.join(format!("log-{name}-{}-{number}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).expect("scratch directory");
         Self(path)

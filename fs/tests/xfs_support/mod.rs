@@ -14,6 +14,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_fs::block::{MemDisk, MemDiskConfig, Queue, SECTOR_SIZE};
 use holdfast_fs::platform::host::HostMemory;
@@ -25,8 +26,10 @@ pub struct Scratch(PathBuf);
 impl Scratch {
     /// A fresh directory whose name starts with `name`.
     pub fn new(name: &str) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = Path::new(option_env!("CARGO_TARGET_TMPDIR").unwrap_or("/tmp"))
-            .join(format!("{name}-{}", std::process::id()));
+            .join(format!("{name}-{}-{number}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).expect("scratch directory");
         Self(path)

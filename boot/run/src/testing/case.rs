@@ -12,6 +12,8 @@ pub struct Case {
     pub name: String,
     /// Whether it cannot do without the Linux guest.
     pub needs_linux: bool,
+    /// Whether it cannot do without the newer xfsprogs.
+    pub needs_newer: bool,
     /// Whether nothing else may run at the same time: it measures time, or
     /// works the machine hard.
     pub alone: bool,
@@ -24,13 +26,26 @@ impl Case {
         name: impl Into<String>,
         body: impl Fn(&Workspace) -> Result<()> + Send + Sync + 'static,
     ) -> Self {
-        Self { name: name.into(), needs_linux: false, alone: false, body: Box::new(body) }
+        Self {
+            name: name.into(),
+            needs_linux: false,
+            needs_newer: false,
+            alone: false,
+            body: Box::new(body),
+        }
     }
 
     /// Marks a test that cannot do without the Linux guest.
     #[must_use]
     pub fn with_linux(mut self) -> Self {
         self.needs_linux = true;
+        self
+    }
+
+    /// Marks a test that cannot do without the newer xfsprogs.
+    #[must_use]
+    pub fn with_newer(mut self) -> Self {
+        self.needs_newer = true;
         self
     }
 

@@ -31,6 +31,7 @@ use crate::cli::{Judge, TestOptions};
 use crate::e2e;
 use crate::kernel_image;
 use crate::linux_guest::prepare;
+use crate::newer::{self, Xfsprogs};
 use crate::process::{self, Running};
 use crate::workspace::Workspace;
 use case::{Case, Selection};
@@ -57,9 +58,9 @@ pub fn run(workspace: &Workspace, options: &TestOptions) -> Result<u8> {
     let start = Instant::now();
     let selection = Selection::new(options.filter.clone());
     let report = Mutex::new(Report::new());
-    let without_linux = options.without.contains(&Judge::LinuxGuest);
+    let without = &options.without;
     if selection.may_select("tidy") {
-        run_own(workspace, "tidy::", &selection, &report, without_linux)?;
+        run_own(workspace, "tidy::", &selection, &report, without)?;
     }
     if selection.may_select("host") {
         host::run(workspace, &selection, &report);
@@ -68,7 +69,7 @@ pub fn run(workspace: &Workspace, options: &TestOptions) -> Result<u8> {
         kernel::run(workspace, &selection, &report);
     }
     if selection.may_select("e2e") {
-        run_own(workspace, "e2e::", &selection, &report, without_linux)?;
+        run_own(workspace, "e2e::", &selection, &report, without)?;
     }
     let report = report.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let junit = workspace.target()?.join("junit.xml");
@@ -83,17 +84,13 @@ fn run_own(
     suite: &str,
     selection: &Selection,
     report: &Mutex<Report>,
-    without_linux: bool,
+    without: &[Judge],
 ) -> Result<()> {
     let mut cases = own_cases();
     cases.retain(|case| case.name.starts_with(suite) && selection.selects(&case.name));
-    if without_linux {
-        let needs_linux = |case: &&Case| case.needs_linux;
-        for case in cases.iter().filter(needs_linux) {
-            println!("left out (--without linux-guest): {}", case.name);
-        }
-        cases.retain(|case| !case.needs_linux);
-    }
+    let (linux, newer) = (Judge::LinuxGuest, Judge::NewerXfsprogs);
+    leave_out(&mut cases, without.contains(&linux), "linux-guest", |case| case.needs_linux);
+    leave_out(&mut cases, without.contains(&newer), "newer-xfsprogs", |case| case.needs_newer);
     if cases.is_empty() {
         return Ok(());
     }
@@ -114,6 +111,17 @@ fn run_own(
     Ok(())
 }
 
+/// Takes out the tests that cannot do without a judge that the user does without.
+fn leave_out(cases: &mut Vec<Case>, asked: bool, judge: &str, needs: impl Fn(&Case) -> bool) {
+    if !asked {
+        return;
+    }
+    for case in cases.iter().filter(|case| needs(case)) {
+        println!("left out (--without {judge}): {}", case.name);
+    }
+    cases.retain(|case| !needs(case));
+}
+
 /// Builds and prepares once what many tests need, so that none of them is
 /// charged for it; returns the image.
 fn ready(workspace: &Workspace, cases: &[Case], report: &Mutex<Report>) -> Option<PathBuf> {
@@ -128,6 +136,16 @@ fn ready(workspace: &Workspace, cases: &[Case], report: &Mutex<Report>) -> Optio
         && let Err(error) = prepare::guest(workspace)
     {
         fail(report, "e2e::linux_guest_can_be_had", &prepare::unavailable(&error));
+    }
+    if cases.iter().any(|case| case.needs_newer)
+        && let Err(error) = Xfsprogs::get(workspace)
+    {
+        fail(report, "e2e::newer_xfsprogs_can_be_had", &newer::unavailable(&error));
+    }
+    if cases.iter().any(|case| case.needs_newer && case.needs_linux)
+        && let Err(error) = prepare::newer_guest(workspace)
+    {
+        fail(report, "e2e::newer_linux_guest_can_be_had", &newer::unavailable(&error));
     }
     Some(image)
 }

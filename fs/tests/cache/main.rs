@@ -1,0 +1,12 @@
+//! The page cache and mapped files above a file system that is a model.
+#![cfg(not(feature = "shuttle"))]
+
+#[path = "../mapped/mod.rs"]
+mod mapped;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod mapped_files;
+mod model_file;
+mod pagecache;
+mod semantics;

@@ -1,0 +1,21 @@
+//! The same code under a deterministic scheduler, seed by seed.
+#![cfg(feature = "shuttle")]
+
+#[path = "../machine/mod.rs"]
+mod machine;
+#[path = "../mapped/mod.rs"]
+mod mapped;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../xfs_log_support/mod.rs"]
+mod xfs_log_support;
+#[path = "../xfs_support/mod.rs"]
+mod xfs_support;
+
+#[path = "../xfs/log_space.rs"]
+mod log_space;
+mod mapped_files;
+mod model;
+mod pagecache;
+mod vfs;
+mod xfs;

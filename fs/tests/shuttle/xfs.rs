@@ -1,0 +1,67 @@
+//! The metadata buffer cache under a deterministic scheduler: readers of the same block,
+//! a device that ends requests on a thread of its own, and somebody who takes unused
+//! blocks away.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::xfs_support::{Scratch, mkfs, mount_disk};
+use holdfast_fs::block::{Completion, MemDisk, MemDiskConfig};
+use holdfast_fs::xfs::Mount;
+use holdfast_sync::thread::{Priority, spawn, yield_now};
+
+/// How often a block had to be read again after it was taken away, over all schedules.
+static READ_AGAIN: AtomicU64 = AtomicU64::new(0);
+/// How often a reader found the block that another one had brought in.
+static SHARED: AtomicU64 = AtomicU64::new(0);
+
+fn scenario(image: &Arc<Vec<u8>>, shrinking: bool) {
+    let disk = MemDisk::over(
+        image.clone(),
+        MemDiskConfig {
+            capacity_sectors: image.len() as u64 / 512,
+            completion: Completion::Threads(1),
+            ..MemDiskConfig::default()
+        },
+    );
+    let mount = mount_disk(disk, true).expect("mount");
+    mount.shrink(usize::MAX);
+    let before = mount.buffers().statistics();
+    let reader = |mount: Arc<Mount>| {
+        move || {
+            for _ in 0..3 {
+                let root = mount.inode(mount.root()).expect("root");
+                assert!(root.lookup(b"..") == Ok(mount.root()));
+                mount.agf(holdfast_fs::xfs::types::AgNumber(0)).expect("AGF");
+            }
+        }
+    };
+    let threads: Vec<_> =
+        (0..2).map(|_| spawn("reader", Priority::Normal, reader(mount.clone()))).collect();
+    for _ in 0..if shrinking { 20 } else { 0 } {
+        mount.shrink(usize::MAX);
+        yield_now();
+    }
+    for thread in threads {
+        thread.join();
+    }
+    let after = mount.buffers().statistics();
+    let reads = after.reads - before.reads;
+    // The cluster of the root, and the AGF.
+    assert!(reads >= 2 && (shrinking || reads == 2), "{reads} reads");
+    READ_AGAIN.fetch_add(reads - 2, Ordering::Relaxed);
+    SHARED.fetch_add(after.hits - before.hits, Ordering::Relaxed);
+}
+
+#[test]
+fn readers_share_one_read() {
+    let scratch = Scratch::new("shuttle-xfs");
+    let path = scratch.path("image");
+    mkfs(&path, 16, &[], None);
+    let image = Arc::new(std::fs::read(&path).expect("image"));
+    let quiet = image.clone();
+    shuttle::check_random(move || scenario(&quiet, false), 300);
+    assert!(SHARED.load(Ordering::Relaxed) > 300);
+    shuttle::check_random(move || scenario(&image, true), 300);
+    assert!(READ_AGAIN.load(Ordering::Relaxed) > 0, "no schedule took a block away in between");
+}
