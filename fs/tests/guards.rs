@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 
 use holdfast_fs::block::{Completion, SECTOR_SIZE, Sector};
-use holdfast_fs::iomap::Change;
+use holdfast_fs::iomap::{self, Change};
 use holdfast_fs::lab::Guard;
 use holdfast_fs::mm::MapFlags;
 use holdfast_fs::platform::VirtAddr;
@@ -144,6 +144,52 @@ fn t5_a_reservation_beside_a_dirty_block() {
         assert!(b.file.write_from(1024, &mut source).is_err());
         b.file.fs.reserved()
     });
+}
+
+/// A fault that waits for its page to be read while the file is cut. (The invalidate lock
+/// keeps truncation away from faults; this is what holds if ever something else shortens
+/// the file.)
+#[test]
+fn a_file_cut_while_a_fault_waits_for_the_page() {
+    for on in [true, false] {
+        // The fault has to get from its first look at the size to the page's lock before
+        // the file is cut: mostly it does.
+        let seen = (0..100).any(|_| {
+            let world = ModelWorld::new(12, 256, 64, Completion::Manual);
+            world.cache.lab().set(Guard::FaultRecheckEof, on);
+            let file = world.file(1);
+            let finish = |busy: &dyn Fn() -> bool| {
+                while busy() {
+                    world.disk.complete_one(0);
+                    std::thread::yield_now();
+                }
+            };
+            std::thread::scope(|s| {
+                let written = s.spawn(|| {
+                    file.write(0, &[0xAA; 4096]).unwrap();
+                    file.sync().unwrap();
+                });
+                finish(&|| !written.is_finished());
+            });
+            file.drop_clean();
+            let served = std::thread::scope(|s| {
+                let readahead = holdfast_fs::mm::MappedFile::readahead(&*file);
+                let fault = s.spawn(|| iomap::fault(&file.mapping, readahead, 0).is_ok());
+                while world.disk.pending() == 0 {
+                    std::thread::yield_now();
+                }
+                std::thread::sleep(std::time::Duration::from_millis(2));
+                file.mapping.set_size(0);
+                finish(&|| !fault.is_finished());
+                fault.join().unwrap()
+            });
+            let acted = world.cache.lab().acted(Guard::FaultRecheckEof) > 0;
+            assert!(!(on && served), "a page behind the end was served");
+            file.mapping.set_size(4096);
+            if on { acted } else { served }
+        });
+        assert!(seen, "guard on: {on}, and the race was never there");
+    }
 }
 
 #[test]

@@ -96,6 +96,8 @@ pub struct TestOptions {
 pub enum Judge {
     /// A real Linux kernel in a virtual machine.
     LinuxGuest,
+    /// The xfsprogs, and for the Linux guest the kernel, of a newer release.
+    NewerXfsprogs,
 }
 
 /// Options of `linux-guest`.
@@ -104,6 +106,9 @@ pub struct LinuxOptions {
     /// A host file to put into the guest, as HOST:GUEST.
     #[arg(long = "file", value_name = "HOST:GUEST")]
     pub files: Vec<String>,
+    /// Take the kernel and the xfsprogs of a newer release.
+    #[arg(long)]
+    pub newer: bool,
 }
 
 /// Options shared by every way of booting.

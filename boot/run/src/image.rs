@@ -163,6 +163,8 @@ pub struct Recipe {
     pub size_bytes: u64,
     /// Arguments of mkfs.xfs for the geometry.
     pub mkfs: Vec<String>,
+    /// Another `mkfs.xfs` than the machine's.
+    pub program: Option<PathBuf>,
     /// Its contents.
     pub tree: Tree,
 }
@@ -170,13 +172,20 @@ pub struct Recipe {
 impl Recipe {
     /// An image of `size_bytes` with mkfs's own geometry, empty.
     pub fn new(size_bytes: u64) -> Self {
-        Self { size_bytes, mkfs: Vec::new(), tree: Tree::new() }
+        Self { size_bytes, mkfs: Vec::new(), program: None, tree: Tree::new() }
     }
 
     /// Adds arguments of mkfs.xfs, separated by blanks.
     #[must_use]
     pub fn mkfs(mut self, arguments: &str) -> Self {
         self.mkfs.extend(arguments.split_whitespace().map(str::to_owned));
+        self
+    }
+
+    /// Has it made by a certain `mkfs.xfs`.
+    #[must_use]
+    pub fn by(mut self, program: &Path) -> Self {
+        self.program = Some(program.into());
         self
     }
 
@@ -190,7 +199,10 @@ impl Recipe {
     /// Makes the image at `path`, whole or not at all, and returns the hashes
     /// of its files.
     pub fn make(&self, workspace: &Workspace, path: &Path) -> Result<Manifest> {
-        let mkfs = tools::need(&tools::MKFS)?;
+        let mkfs = match &self.program {
+            Some(program) => program.clone(),
+            None => tools::need(&tools::MKFS)?,
+        };
         let scratch = workspace.scratch()?;
         let mut manifest = Manifest::new();
         let prototype = scratch.path().join("prototype");

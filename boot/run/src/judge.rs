@@ -51,9 +51,13 @@ impl Verdict {
 
 /// `xfs_repair -n`: are the structures consistent?
 pub fn repair(image: &Path) -> Result<Verdict> {
-    let tool = tools::need(&tools::REPAIR)?;
+    repair_by(&tools::need(&tools::REPAIR)?, image)
+}
+
+/// The same, by a certain `xfs_repair`.
+pub fn repair_by(program: &Path, image: &Path) -> Result<Verdict> {
     let run = |more: &[&str]| {
-        process::capture(Command::new(&tool).args(["-n", "-f"]).args(more).arg(image))
+        process::capture(Command::new(program).args(["-n", "-f"]).args(more).arg(image))
     };
     let mut output = run(&[])?;
     // With one allocation group there is no second superblock to compare, and

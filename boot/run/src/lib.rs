@@ -10,6 +10,7 @@
 //! - [`machine`] turns all that into a QEMU command line;
 //! - [`guest`] runs it: console, log, time limit, exit status;
 //! - [`main_job`] is what `./run.sh` does without arguments, [`judge`] its verdicts;
+//! - [`newer`] has xfsprogs and a kernel of a newer Debian, for features too new for the machine;
 //! - [`linux_guest`] boots a real Linux with XFS, the external judge of the tests;
 //! - [`testing`] is `./run.sh test`: it runs every kind of test and reports;
 //! - [`e2e`] holds the end-to-end tests.
@@ -32,6 +33,7 @@ pub mod kernel_image;
 pub mod linux_guest;
 pub mod machine;
 pub mod main_job;
+pub mod newer;
 pub mod pattern;
 pub mod process;
 pub mod session;

@@ -139,6 +139,14 @@ pub fn remove_on_signal(directory: &std::path::Path) {
     locked(&SCRATCH).insert(directory.to_path_buf());
 }
 
+/// Holds a lock file, which other processes wait for; it goes with the file.
+pub fn lock(path: &std::path::Path) -> Result<std::fs::File> {
+    let file = std::fs::File::create(path)
+        .with_context(|| format!("cannot make the lock file {}", path.display()))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+    Ok(file)
+}
+
 /// Runs a command to its end and returns what it printed; a failure to start
 /// or a status other than 0 is an error that shows the output.
 pub fn output(command: &mut Command) -> Result<Vec<u8>> {

@@ -149,7 +149,8 @@ fn write_folio(
     Ok(Step::Copied(copied))
 }
 
-/// Fill the blocks at both ends that the write covers only in part.
+/// Fill the blocks at both ends that the write covers only in part. What reads as zeros
+/// becomes them around the write only: those blocks hold nothing before it is done.
 pub(super) fn fill_edges(
     mapping: &Mapping,
     folio: &LockedFolio,
@@ -161,11 +162,21 @@ pub(super) fn fill_edges(
         return Ok(());
     }
     let block = 1usize << mapping.block_shift();
-    let (first, last) = (offset & !(block - 1), (offset + len - 1) & !(block - 1));
-    if offset != first || (offset + len < first + block && first == last) {
+    let end = offset + len;
+    let (first, last) = (offset & !(block - 1), (end - 1) & !(block - 1));
+    let touched = Folio::blocks_touched(mapping.block_shift(), offset, end);
+    if map.reads_as_zero() && folio.uptodate_blocks() & touched == 0 {
+        for (start, stop) in [(first, offset), (end, last + block)] {
+            if start < stop {
+                folio.page().zero(start, stop - start);
+            }
+        }
+        return Ok(());
+    }
+    if offset != first || (end < first + block && first == last) {
         fill::fill_blocks(mapping, folio, map, first..first + block)?;
     }
-    if last != first && offset + len != last + block {
+    if last != first && end != last + block {
         fill::fill_blocks(mapping, folio, map, last..last + block)?;
     }
     Ok(())

@@ -7,7 +7,7 @@ use core::ops::Range;
 use holdfast_sync::Mutex;
 
 use super::buffered_read::{bring_in, read_marked};
-use super::{Purpose, fill};
+use super::{Purpose, ReservedFork, fill};
 use crate::lab::{Guard, Point};
 use crate::pagecache::{Folio, LockedFolio, Mapping, Readahead};
 use crate::platform::PAGE_SIZE;
@@ -94,8 +94,10 @@ pub fn fault_around(mapping: &Mapping, range: Range<u64>, map: &mut dyn FnMut(&[
 /// stays locked.
 ///
 /// The map is not validated: the folio was locked before it was fetched and is uptodate,
-/// so no change of state can alter what it must contain. Nothing is given back on
-/// failure either: what a store may use concurrently is not ours to punch.
+/// so no change of state can alter what it must contain. When space runs out in the
+/// middle of a page of several blocks, those that were reserved just now are given back:
+/// under the lock of the folio nobody else makes them dirty, and a write that counts on
+/// them compares its cookie once it has that lock.
 ///
 /// # Errors
 /// What [`super::Ops::begin`] says: the store gets SIGBUS and nothing changed.
@@ -106,12 +108,22 @@ pub fn mkwrite(mapping: &Arc<Mapping>, folio: &LockedFolio) -> Result<(), FaultE
     }
     let end = size.min(folio.position() + PAGE_SIZE as u64);
     let mut pos = folio.position();
+    let mut reserved = Vec::new();
     while pos < end {
-        let map = mapping.ops().begin(pos, end - pos, Purpose::Fault)?;
-        if !map.contains(pos) {
-            return Err(FaultError::Error(Error::Io));
-        }
+        let map = match mapping.ops().begin(pos, end - pos, Purpose::Fault) {
+            Ok(map) if map.contains(pos) => map,
+            refused => {
+                give_back(mapping, folio, &reserved)?;
+                return Err(refused.err().unwrap_or(Error::Io).into());
+            }
+        };
+        let start = pos;
         pos = map.end_bytes();
+        if pos < end
+            && let Some(fork) = map.reserved_in()
+        {
+            reserved.push((start..pos, fork));
+        }
     }
     // Blocks behind the end of the file have no space, and are never written. When the
     // file grows over them, the page loses the right to be stored to, and we come again.
@@ -122,5 +134,22 @@ pub fn mkwrite(mapping: &Arc<Mapping>, folio: &LockedFolio) -> Result<(), FaultE
         folio.wait_writeback();
     }
     mapping.lab().at(Point::Mkwrite, mapping.id(), folio.position());
+    Ok(())
+}
+
+/// Punch what was reserved within a locked folio, and is not dirty.
+fn give_back(
+    mapping: &Mapping,
+    folio: &LockedFolio,
+    reserved: &[(Range<u64>, ReservedFork)],
+) -> Result<()> {
+    for (range, fork) in reserved {
+        let within = |pos: u64| (pos - folio.position()) as usize;
+        let (start, end) = (within(range.start), within(range.end));
+        let blocks = Folio::blocks_touched(mapping.block_shift(), start, end);
+        if folio.dirty_blocks() & blocks == 0 {
+            mapping.ops().punch_delalloc(range.clone(), *fork)?;
+        }
+    }
     Ok(())
 }

@@ -69,7 +69,7 @@ pub(super) fn fill_blocks(
     let held = touched & folio.uptodate_blocks();
     let keep = held != 0 && mapping.lab().acts(Guard::FillUptodate);
     let wanted = if keep { touched & !held } else { touched };
-    let batch = Batch::new();
+    let mut batch = None;
     for run in runs(wanted, shift) {
         let pos = folio.position() + run.start as u64;
         if map.reads_as_zero() || pos >= mapping.size() {
@@ -86,11 +86,11 @@ pub(super) fn fill_blocks(
                 sector,
                 alloc::vec![segment],
                 BioFlags::SYNC,
-                batch.request(),
+                batch.get_or_insert_with(Batch::new).request(),
             ));
         }
     }
-    batch.wait()?;
+    batch.map_or(Ok(()), |batch| batch.wait())?;
     zero_past_eof(mapping, folio);
     folio.set_uptodate_blocks(wanted, shift);
     Ok(())
@@ -247,17 +247,22 @@ impl<'a> Reader<'a> {
     /// Read one folio, whose lock this transfer owns.
     fn add(&mut self, folio: Arc<Folio>) {
         let end = folio.position() + PAGE_SIZE as u64;
-        if let Some(map) = self.map
-            && map.contains(folio.position())
-            && end <= map.end_bytes().min(self.mapping.size())
-            && !map.reads_as_zero()
-            && let Some(sector) = map.sector(folio.position())
-        {
-            folio.transfer_whole();
-            self.push(folio.page(), sector, 0..PAGE_SIZE);
-            self.parts.push(Part::Whole(folio));
-        } else {
-            self.add_in_parts(&folio);
+        match self.map_at(folio.position()) {
+            Ok(map) if end > map.end_bytes() => self.add_in_parts(&folio),
+            Ok(map) if map.reads_as_zero() => {
+                folio.page().zero(0, PAGE_SIZE);
+                folio.transfer_whole();
+                folio.end_whole_transfer(self.mapping.block_shift());
+            }
+            Ok(map) if end <= self.mapping.size() => {
+                let Some(sector) = map.sector(folio.position()) else {
+                    return self.add_in_parts(&folio);
+                };
+                folio.transfer_whole();
+                self.push(folio.page(), sector, 0..PAGE_SIZE);
+                self.parts.push(Part::Whole(folio));
+            }
+            _ => self.add_in_parts(&folio),
         }
     }
     /// As [`Reader::add`], where extents or the end of the file meet in the folio.

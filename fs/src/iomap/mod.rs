@@ -244,6 +244,7 @@ pub trait Ops: Send + Sync {
     ///
     /// # Errors
     /// I/O errors, corruption, no space: the folio's data cannot be written.
+    /// [`Error::NotFound`](crate::Error::NotFound): the file was freed, and nobody misses it.
     fn writeback_map(&self, pos: u64, len: u64) -> Result<Iomap>;
     /// The size that is on disk, or on its way there: data beyond it needs
     /// [`Ops::writeback_done`]. Lock-free.

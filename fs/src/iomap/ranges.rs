@@ -314,8 +314,12 @@ fn share<L: Layout>(from: &Side<'_, L>, to: &Side<'_, L>, len: u64) -> Result<()
         set_size(to.mapping, to.fs, to.pos)?;
     }
     flush_and_drop(to.mapping, to.range(len));
+    let (end, on_disk) = (to.pos + len, to.fs.disk_size());
+    if end > old && on_disk < to.pos {
+        // Once the size is logged, a crash must not show holes where data was written.
+        to.mapping.write_and_wait(on_disk & !(PAGE_SIZE as u64 - 1)..to.pos);
+    }
     to.fs.share(from.fs, from.range(len), to.pos)?;
-    let end = to.pos + len;
     if end > old {
         to.mapping.set_size(end);
         to.fs.set_size(end, false)?;

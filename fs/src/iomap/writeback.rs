@@ -143,6 +143,10 @@ impl<'a> Writer<'a> {
     /// The error is the file's, which is known here whatever becomes of the folio.
     fn give_up(&self, folio: &LockedFolio, error: &Error, run: Range<usize>) {
         let mapping = self.mapping;
+        if *error == Error::NotFound {
+            // The file was freed, its space with it; who did that is about to remove this.
+            return;
+        }
         log::error!("file {}: cannot write page {}: {error}", mapping.id(), folio.index());
         mapping.record_error(error);
         let block = 1u64 << mapping.ops().block_shift();

@@ -72,6 +72,8 @@ pub trait MappedFile: Send + Sync {
     /// # Errors
     /// A writeback error that this open file did not report yet; the device's.
     fn sync_bytes(&self, range: Range<u64>) -> Result<()>;
+    /// It is mapped now: that counts as an access, which loads do not.
+    fn mapped(&self) {}
     /// A page is about to be stored to.
     fn stored(&self) {}
 }

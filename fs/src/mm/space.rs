@@ -214,6 +214,7 @@ fn backing(request: &MapRequest, shared: bool, len: u64) -> Result<Backing> {
         return Err(Error::Overflow);
     }
     let mapping = file.contents(request.prot, shared)?;
+    file.mapped();
     Ok(Backing::File { file: file.clone(), mapping, first_index: request.offset >> PAGE_SHIFT })
 }
 

@@ -424,10 +424,11 @@ impl Mapping {
     /// writeback and discarding what was dirty. The caller holds the invalidate lock
     /// exclusive, or has other means to keep faults away.
     pub fn invalidate(&self, range: Range<u64>) {
+        const BATCH: usize = 64;
         let pages = pages_of(&range);
         let mut from = pages.start;
         loop {
-            let batch = self.folios_in(from..pages.end, 64);
+            let batch = self.folios_in(from..pages.end, BATCH);
             let Some(last) = batch.last() else { return };
             from = last.index() + 1;
             for folio in &batch {
@@ -439,6 +440,9 @@ impl Mapping {
                 self.unmap_folio(&locked);
                 self.cancel_dirty(&locked);
                 self.detach(&locked);
+            }
+            if batch.len() < BATCH {
+                return;
             }
         }
     }

@@ -101,10 +101,13 @@ impl PageCache {
             }
             let evicted = self.reclaim(BATCH);
             Self::count(&self.statistics.evicted_direct, evicted as u64);
-            if evicted == 0 && self.shrink_others(BATCH) == 0 {
+            if evicted == 0 {
                 if self.pages() == 0 {
                     return None;
                 }
+                // What others hold is the reclaim thread's to ask for: their locks come
+                // before those that are held here.
+                self.reclaim_wake.wake_all();
                 self.kick_flusher();
                 self.freed.wait_timeout(ROUND_NS, || (self.shortage(1) == 0).then_some(()));
             }
@@ -240,8 +243,9 @@ impl PageCache {
                 }
                 let evicted = self.reclaim((shortage as usize).min(4 * BATCH));
                 Self::count(&self.statistics.evicted_background, evicted as u64);
-                if self.memory.free_pages() < self.high_watermark() {
-                    self.shrink_others(BATCH);
+                if self.memory.free_pages() < self.high_watermark() && self.shrink_others(BATCH) > 0
+                {
+                    self.freed.wake_all();
                 }
                 if evicted == 0 {
                     // Nothing can go just now; the end of a writeback changes that.

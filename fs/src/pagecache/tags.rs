@@ -20,6 +20,10 @@ pub(super) enum Tag {
 /// Bitmaps of 64 pages each, only where a bit is set.
 #[derive(Default)]
 pub(super) struct Tags {
+    /// The bitmap changed last, which is mostly the one changed next, and its number.
+    /// It is not in the map.
+    hot: Chunk,
+    hot_number: u64,
     chunks: BTreeMap<u64, Chunk>,
     dirty: u64,
     writeback: u64,
@@ -31,6 +35,17 @@ impl Chunk {
             Tag::Dirty => &mut self.dirty,
             Tag::Writeback => &mut self.writeback,
         }
+    }
+    fn is_empty(&self) -> bool {
+        self.dirty == 0 && self.writeback == 0
+    }
+    /// The first of its pages at or after `from` with the tag; it is chunk `number`.
+    fn next(&self, number: u64, tag: Tag, from: u64) -> Option<u64> {
+        let mut word = self.get(tag);
+        if number == from / 64 {
+            word &= u64::MAX << (from % 64);
+        }
+        (word != 0).then(|| number * 64 + u64::from(word.trailing_zeros()))
     }
     fn get(&self, tag: Tag) -> u64 {
         match tag {
@@ -54,9 +69,26 @@ impl Tags {
             Tag::Writeback => self.writeback,
         }
     }
+    /// Make the bitmap of a page the hot one.
+    #[inline]
+    fn heat(&mut self, index: u64) -> &mut Chunk {
+        if self.hot_number != index / 64 {
+            self.change_hot(index / 64);
+        }
+        &mut self.hot
+    }
+    #[inline(never)]
+    fn change_hot(&mut self, number: u64) {
+        let next = self.chunks.remove(&number).unwrap_or_default();
+        let old = core::mem::replace(&mut self.hot, next);
+        if !old.is_empty() {
+            self.chunks.insert(self.hot_number, old);
+        }
+        self.hot_number = number;
+    }
     /// Set the tag; true if it was clear.
     pub(super) fn set(&mut self, tag: Tag, index: u64) -> bool {
-        let word = self.chunks.entry(index / 64).or_default().word(tag);
+        let word = self.heat(index).word(tag);
         let fresh = *word & 1 << (index % 64) == 0;
         *word |= 1 << (index % 64);
         *self.counter(tag) += u64::from(fresh);
@@ -64,29 +96,22 @@ impl Tags {
     }
     /// Clear the tag; true if it was set.
     pub(super) fn clear(&mut self, tag: Tag, index: u64) -> bool {
-        let Some(chunk) = self.chunks.get_mut(&(index / 64)) else { return false };
-        let word = chunk.word(tag);
+        let word = self.heat(index).word(tag);
         let was = *word & 1 << (index % 64) != 0;
         *word &= !(1 << (index % 64));
-        if chunk.dirty == 0 && chunk.writeback == 0 {
-            self.chunks.remove(&(index / 64));
-        }
         *self.counter(tag) -= u64::from(was);
         was
     }
     /// The first page at or after `from` with the tag.
     pub(super) fn next(&self, tag: Tag, from: u64) -> Option<u64> {
         let first = from / 64;
-        for (&at, chunk) in self.chunks.range(first..) {
-            let mut word = chunk.get(tag);
-            if at == first {
-                word &= u64::MAX << (from % 64);
-            }
-            if word != 0 {
-                return Some(at * 64 + u64::from(word.trailing_zeros()));
-            }
-        }
-        None
+        let hot = match self.hot_number >= first {
+            true => self.hot.next(self.hot_number, tag, from),
+            false => None,
+        };
+        let end = hot.map_or(u64::MAX, |page| page / 64);
+        let mut cold = self.chunks.range(first..end);
+        cold.find_map(|(&number, chunk)| chunk.next(number, tag, from)).or(hot)
     }
 }
 

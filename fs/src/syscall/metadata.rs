@@ -128,6 +128,13 @@ impl Process {
         let file = self.file(fd)?;
         Ok(file.inode().ok_or(Error::NotTty)?.xfs().attributes())
     }
+    /// Change an open file's flags and hints, as `FS_IOC_FSSETXATTR` does.
+    ///
+    /// # Errors
+    /// Linux's; not supported for flags that mean something which is not done.
+    pub fn fssetxattr(&self, fd: Fd, new: &crate::xfs::FsXattr) -> Result<()> {
+        self.file(fd)?.set_hints(new)
+    }
     /// Fill `buf` with entries of an open directory, as Linux's `getdents64` does; 0 at
     /// the end. See [`dirents`].
     ///

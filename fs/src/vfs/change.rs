@@ -50,10 +50,13 @@ impl FileSystem {
         }
     }
     /// Do what needs space. If there is none, first write what is dirty, if anything is:
-    /// what was promised for it beyond what it takes is free then.
+    /// what was promised for it beyond what it takes is free then; and so is what lies
+    /// ready behind the ends of files.
     fn with_room<T>(&self, mut op: impl FnMut() -> Result<T>) -> Result<T> {
         match op() {
-            Err(Error::NoSpace) if self.inodes().iter().any(|inode| !inode.is_clean()) => {
+            Err(Error::NoSpace)
+                if self.inodes().iter().any(|i| !i.is_clean() || i.xfs().holds_ahead()) =>
+            {
                 self.make_room()?;
                 op()
             }
@@ -131,11 +134,24 @@ impl FileSystem {
         match (directory, is_directory(&inode)) {
             (true, false) => return Err(Error::NotDirectory),
             (false, true) => return Err(Error::IsDirectory),
-            (true, true) => self.mount.rmdir(&dir.xfs, name, &inode.xfs)?,
-            (false, false) => self.mount.unlink(&dir.xfs, name, &inode.xfs)?,
+            _ => {}
         }
+        let mut taken = false;
+        let alone = &mut || {
+            taken = self.take_out(&inode);
+            taken
+        };
+        let removed = self.mount.remove_name(&dir.xfs, name, &inode.xfs, alone);
+        if taken && removed.is_err() {
+            self.names_changed(&inode, false);
+        }
+        let freed = removed?;
         self.dentries.insert(dir.ino(), name, None);
-        self.after_removal(&inode);
+        match freed {
+            // What is cached of it goes with our reference, the last one.
+            true => inode.unlinked.store(true, Ordering::Release),
+            false => self.after_removal(&inode),
+        }
         Ok(())
     }
     /// A name of this inode went: perhaps it was the last.

@@ -105,6 +105,15 @@ impl File {
         place.modified(mapping);
         iomap::truncate(mapping, &**place.inode.xfs(), size)
     }
+    /// Change the flags and hints of the inode.
+    ///
+    /// # Errors
+    /// No inode of a file system; those of [`xfs::Inode::set_hints`].
+    pub fn set_hints(&self, new: &xfs::FsXattr) -> Result<()> {
+        let inode = self.inode().ok_or(Error::NotTty)?;
+        let _contents = inode.iolock.write();
+        inode.xfs().set_hints(new)
+    }
     /// Change what blocks the file has. The modes' combination was checked.
     ///
     /// # Errors

@@ -16,7 +16,24 @@ const MOST: usize = 4096;
 /// `IOLOCK` held: shared by who looked a name up, exclusive by who changed it.
 pub(super) struct Dentries(Mutex<Table>);
 
-type Names = BTreeMap<Box<[u8]>, Option<Ino>>;
+/// A directory's names by their hashes. Of two names with one hash only the one asked for
+/// last is remembered.
+type Names = BTreeMap<u64, Known>;
+
+struct Known {
+    name: Box<[u8]>,
+    ino: Option<Ino>,
+}
+
+/// Comparing numbers is cheaper than comparing names.
+fn hash(name: &[u8]) -> u64 {
+    // Odd, and without a pattern: a product's upper bits depend on all of what is below.
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mix = |hash: u64, word: u64| ((hash ^ word).wrapping_mul(FACTOR)).rotate_left(29);
+    let (words, rest) = name.as_chunks::<8>();
+    let start = words.iter().fold(name.len() as u64, |h, w| mix(h, u64::from_le_bytes(*w)));
+    mix(start, rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)))
+}
 
 #[derive(Default)]
 struct Table {
@@ -30,28 +47,34 @@ impl Dentries {
     }
     /// What a name means, `Some(None)` if it is missing; nothing if that is not known.
     pub(super) fn get(&self, dir: Ino, name: &[u8]) -> Option<Option<Ino>> {
-        self.0.lock().directories.get(&dir.0)?.get(name).copied()
+        let hash = hash(name);
+        let table = self.0.lock();
+        let known = table.directories.get(&dir.0)?.get(&hash)?;
+        (*known.name == *name).then_some(known.ino)
     }
     /// A name means this, or is missing.
     pub(super) fn insert(&self, dir: Ino, name: &[u8], ino: Option<Ino>) {
+        let hash = hash(name);
         let mut table = self.0.lock();
         if table.count >= MOST {
             *table = Table::default();
         }
         let names = table.directories.entry(dir.0).or_default();
-        // The usual case is a name that is known: its bytes are kept.
-        if let Some(known) = names.get_mut(name) {
-            *known = ino;
-        } else {
-            names.insert(name.into(), ino);
-            table.count += 1;
+        match names.get_mut(&hash) {
+            // The usual case is a name that is known: its bytes are kept.
+            Some(known) if *known.name == *name => known.ino = ino,
+            Some(known) => *known = Known { name: name.into(), ino },
+            None => {
+                names.insert(hash, Known { name: name.into(), ino });
+                table.count += 1;
+            }
         }
     }
     /// Forget one name: it means something else now.
     pub(super) fn forget(&self, dir: Ino, name: &[u8]) {
         let mut table = self.0.lock();
         if let Some(names) = table.directories.get_mut(&dir.0)
-            && names.remove(name).is_some()
+            && names.remove(&hash(name)).is_some()
         {
             table.count -= 1;
         }

@@ -527,6 +527,14 @@ impl MappedFile for File {
         let (place, mapping) = self.regular()?;
         self.sync_range_of(place, mapping, range, false)
     }
+    fn mapped(&self) {
+        if !self.flags().contains(OpenFlags::NOATIME)
+            && let Ok((place, mapping)) = self.regular()
+            && mapping.first_access()
+        {
+            place.inode.xfs.note_accessed();
+        }
+    }
     fn stored(&self) {
         if let Ok((place, mapping)) = self.regular() {
             place.modified(mapping);

@@ -27,6 +27,8 @@ const LEAST_INODES: u64 = 64;
 /// references are handed out.
 ///
 /// Of a file without names the table holds no reference: dropping the last one frees it.
+/// A file that nobody holds when it loses its last name leaves the table before that, and
+/// is freed with the name.
 pub struct FileSystem {
     pub(super) mount: Arc<Mount>,
     cache: Arc<PageCache>,
@@ -142,29 +144,19 @@ impl FileSystem {
                 crate::corrupt!("inode", ino, "it has no names, but was found by one").into()
             );
         }
-        Ok(self.insert(xfs, false))
+        Ok(self.insert(xfs))
     }
     /// Put an inode into the table that is not there, or find it there.
-    fn insert(&self, xfs: Arc<xfs::Inode>, unlinked: bool) -> Arc<Inode> {
+    fn insert(&self, xfs: Arc<xfs::Inode>) -> Arc<Inode> {
         let ino = xfs.ino();
-        let fresh = Arc::new(Inode::new(xfs, |xfs| {
-            let queue = self.mount.queue().clone();
-            Mapping::new(&self.cache, ino.0, xfs.clone(), queue, xfs.size())
-        }));
+        let fresh = self.instantiate(xfs);
         let crowded = {
             let mut table = self.table.lock();
             // Somebody may have been faster; theirs may hold folios already.
             if let Some(inode) = table.find(ino) {
                 return inode;
             }
-            table.clock += 1;
-            fresh.touch(table.clock);
-            fresh.unlinked.store(unlinked, Ordering::Release);
-            let entry = match unlinked {
-                true => Entry::Unlinked(Arc::downgrade(&fresh)),
-                false => Entry::Kept(fresh.clone()),
-            };
-            table.inodes.insert(ino.0, entry);
+            table.put(&fresh, false);
             table.inodes.len() > self.most_inodes
         };
         if crowded {
@@ -172,12 +164,26 @@ impl FileSystem {
         }
         fresh
     }
+    fn instantiate(&self, xfs: Arc<xfs::Inode>) -> Arc<Inode> {
+        Arc::new(Inode::new(xfs, |xfs| {
+            let queue = self.mount.queue().clone();
+            Mapping::new(&self.cache, xfs.ino().0, xfs.clone(), queue, xfs.size())
+        }))
+    }
     /// The inode of what was just made. Nobody else knows it.
     pub(super) fn adopt(&self, xfs: Arc<xfs::Inode>, unlinked: bool) -> Arc<Inode> {
+        let fresh = self.instantiate(xfs);
+        let (old, crowded) = {
+            let mut table = self.table.lock();
+            let old = table.put(&fresh, unlinked);
+            (old, table.inodes.len() > self.most_inodes)
+        };
         // What the number stood for before is gone, or somebody would hold it.
-        let old = self.table.lock().inodes.remove(&xfs.ino().0);
         debug_assert!(old.is_none_or(|old| old.get().is_none()), "the number was free");
-        self.insert(xfs, unlinked)
+        if crowded {
+            self.evict(self.most_inodes / 4);
+        }
+        fresh
     }
     /// The inode has no names any more, or has one again.
     pub(super) fn names_changed(&self, inode: &Arc<Inode>, unlinked: bool) {
@@ -189,6 +195,25 @@ impl FileSystem {
         };
         // The caller's reference is one more: none of this is the last.
         table.inodes.insert(inode.ino().0, entry);
+    }
+    /// Take an inode out of the table for good, if nobody but the caller holds it. Its last
+    /// name is being removed and the directory is locked: nobody can ask for it again.
+    pub(super) fn take_out(&self, inode: &Arc<Inode>) -> bool {
+        let mut table = self.table.lock();
+        let ino = inode.ino();
+        let kept = table.inodes.get(&ino.0).and_then(Entry::kept);
+        // New references are handed out only with the table locked: one is the table's,
+        // one the caller's.
+        if !kept.is_some_and(|kept| Arc::ptr_eq(kept, inode)) || Arc::strong_count(inode) != 2 {
+            return false;
+        }
+        table.seen.remove(&ino.0);
+        table.inodes.remove(&ino.0);
+        drop(table);
+        if inode.file_type() == FileType::Directory {
+            self.dentries.forget_directory(ino);
+        }
+        true
     }
     /// Give references back without freeing a file here, whatever this thread is at.
     fn put_back(&self, inodes: Vec<Arc<Inode>>) {
@@ -409,6 +434,17 @@ impl FileSystem {
 }
 
 impl Table {
+    /// Put an inode in; what was there under its number.
+    fn put(&mut self, fresh: &Arc<Inode>, unlinked: bool) -> Option<Entry> {
+        self.clock += 1;
+        fresh.touch(self.clock);
+        fresh.unlinked.store(unlinked, Ordering::Release);
+        let entry = match unlinked {
+            true => Entry::Unlinked(Arc::downgrade(fresh)),
+            false => Entry::Kept(fresh.clone()),
+        };
+        self.inodes.insert(fresh.ino().0, entry)
+    }
     fn find(&mut self, ino: Ino) -> Option<Arc<Inode>> {
         let inode = self.inodes.get(&ino.0)?.get()?;
         self.clock += 1;

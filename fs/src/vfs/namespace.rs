@@ -1,5 +1,6 @@
 //! Names: the root file system, device nodes laid over its `/dev`, path lookup.
 
+use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -272,17 +273,19 @@ impl<'a> Walk<'a> {
         if path.len() >= PATH_MAX {
             return Err(Error::NameTooLong);
         }
-        Ok(Self { ns, at: base.clone(), links: 0 })
+        let from = if path[0] == b'/' { b"/" } else { &base.path[..] };
+        // Without a link it gets no longer than this.
+        let mut way = Vec::with_capacity(from.len() + path.len() + 1);
+        way.extend_from_slice(from);
+        let node = if path[0] == b'/' { ns.root()? } else { base.node.clone() };
+        Ok(Self { ns, at: Resolved { node, path: way }, links: 0 })
     }
     /// Go as far as `goal` says. The last component, and whether a slash followed it, if
     /// it was not gone to.
     fn run(&mut self, path: &[u8], goal: Goal) -> Result<Option<(Vec<u8>, bool)>> {
         // What is left of the path, links spliced in, from `next` on.
-        let mut rest = path.to_vec();
+        let mut rest = Cow::Borrowed(path);
         let mut next = 0;
-        if rest.first() == Some(&b'/') {
-            self.at = Resolved::root(self.ns)?;
-        }
         loop {
             let Some(skip) = rest[next..].iter().position(|b| *b != b'/') else {
                 return Ok(None);
@@ -314,7 +317,7 @@ impl<'a> Walk<'a> {
                     || matches!(goal, Goal::Follow | Goal::Create { follow: true })
                     || !last;
                 if found.file_type() == FileType::Symlink && follow {
-                    rest = self.splice(&found, &rest[end..])?;
+                    rest = Cow::Owned(self.splice(&found, &rest[end..])?);
                     next = 0;
                     continue;
                 }

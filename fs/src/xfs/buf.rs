@@ -21,14 +21,13 @@
 //! block's contents). Readers of a tree hold the contents of one block at a time.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::ops::Bound;
 
 use holdfast_sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use holdfast_sync::{Condvar, Mutex, RwLock, RwLockReadGuard, WaitQueue};
 
+use super::buf_index::{BufferIndex, Key, Turn};
 use super::buf_item::ItemState;
 use super::geometry::Geometry;
 use super::log::item::Journal;
@@ -42,7 +41,7 @@ use crate::platform::{Memory, PAGE_SIZE, Page};
 const CHUNK_BYTES: usize = 64 << 10;
 /// Buffers looked at for each new one while there are too many.
 const EVICT_STEPS: usize = 64;
-/// Pages kept back for reading when memory is out.
+/// Pages kept back for reading and writing when memory is out.
 const RESERVE_PAGES: usize = 4;
 
 /// A contiguous part of a buffer on the device.
@@ -112,6 +111,7 @@ const _: () = {
 /// A metadata block in memory.
 pub struct Buffer {
     runs: Box<[Run]>,
+    bytes: u32,
     state: AtomicU32,
     referenced: AtomicBool,
     failure: Mutex<Option<Error>>,
@@ -119,6 +119,8 @@ pub struct Buffer {
     pub(super) contents: RwLock<Box<[u8]>>,
     /// What of it is logged and not in place.
     pub(super) item: Mutex<ItemState>,
+    /// Transactions and checkpoints that hold on to it: it is not written in place.
+    pub(super) pins: AtomicU32,
     pub(super) target: Arc<Target>,
 }
 
@@ -142,12 +144,14 @@ impl Buffer {
     fn loading(runs: &[Run], target: &Arc<Target>) -> Self {
         Self {
             runs: runs.into(),
+            bytes: runs.iter().map(|r| r.bytes).sum(),
             state: AtomicU32::new(LOADING),
             referenced: AtomicBool::new(true),
             failure: Mutex::new(&STATE, None),
             ready: WaitQueue::new(),
             contents: RwLock::new(&BUFFER, Box::default()),
             item: Mutex::new(&BUFFER_ITEM, ItemState::default()),
+            pins: AtomicU32::new(0),
             target: target.clone(),
         }
     }
@@ -156,8 +160,8 @@ impl Buffer {
         &self.runs
     }
     /// Bytes.
-    pub(super) fn length_bytes(&self) -> usize {
-        self.runs.iter().map(|r| r.bytes as usize).sum()
+    pub(super) const fn length_bytes(&self) -> usize {
+        self.bytes as usize
     }
     /// The block's bytes.
     pub fn read(&self) -> RwLockReadGuard<'_, Box<[u8]>> {
@@ -168,15 +172,25 @@ impl Buffer {
         let index = self.state.load(Ordering::Acquire).saturating_sub(READY);
         KINDS[(index as usize).min(KINDS.len() - 1)]
     }
-    /// It becomes a block of another kind; whoever changes it so holds its owner's lock.
-    pub(super) fn set_kind(&self, kind: BlockKind) {
+    pub(super) fn store_kind(&self, kind: BlockKind) {
         self.state.store(READY + kind as u32, Ordering::Release);
     }
     /// Where it starts on the device.
     pub fn sector(&self) -> Sector {
         self.runs.first().map_or(Sector(0), |r| r.sector)
     }
+    /// Somebody looked it up.
+    fn refer(&self) {
+        if !self.referenced.load(Ordering::Relaxed) {
+            self.referenced.store(true, Ordering::Relaxed);
+        }
+    }
+    #[inline]
     fn wait(&self) -> Result<(), Error> {
+        if self.state.load(Ordering::Acquire) >= READY { Ok(()) } else { self.wait_slow() }
+    }
+    #[cold]
+    fn wait_slow(&self) -> Result<(), Error> {
         let state = self.ready.wait_until(|| {
             let state = self.state.load(Ordering::Acquire);
             (state != LOADING).then_some(state)
@@ -185,12 +199,9 @@ impl Buffer {
     }
 }
 
-type Key = (u64, u32);
-
 struct Index {
-    buffers: BTreeMap<Key, Arc<Buffer>>,
+    buffers: BufferIndex<Arc<Buffer>>,
     bytes: usize,
-    hand: Key,
 }
 
 /// Counts of a [`BufferCache`], for reports.
@@ -235,10 +246,7 @@ impl BufferCache {
         Ok(Self {
             target: Arc::new(Target { queue, memory, geometry, journal }),
             limit_bytes,
-            index: Mutex::new(
-                &BUFFER_CACHE,
-                Index { buffers: BTreeMap::new(), bytes: 0, hand: (0, 0) },
-            ),
+            index: Mutex::new(&BUFFER_CACHE, Index { buffers: BufferIndex::new(), bytes: 0 }),
             reserve: Mutex::new(&STATE, reserve),
             returned: Condvar::new(),
             hits: AtomicU64::new(0),
@@ -250,14 +258,11 @@ impl BufferCache {
     /// # Errors
     /// I/O errors, damage, no memory.
     pub fn read(&self, runs: &[Run], kinds: &[BlockKind]) -> Result<Arc<Buffer>, Error> {
-        let bytes: u32 = runs.iter().map(|r| r.bytes).sum();
-        let Some(first) = runs.first() else { return Err(Error::Invalid("an empty buffer")) };
-        let key = (first.sector.0, bytes);
+        let key @ (sector, _) = key_of(runs)?;
         let (buffer, is_new) = self.find_or_insert(key, runs);
         if is_new {
             self.reads.fetch_add(1, Ordering::Relaxed);
-            self.load(key, &buffer, kinds)?;
-            return Ok(buffer);
+            return self.load(key, &buffer, kinds).map(|()| buffer);
         }
         self.hits.fetch_add(1, Ordering::Relaxed);
         if *buffer.runs != *runs {
@@ -268,15 +273,15 @@ impl BufferCache {
         }
         buffer.wait()?;
         if !kinds.contains(&buffer.kind()) {
-            verify(kinds, &self.target.geometry, first.sector, &buffer.read())?;
+            verify(kinds, &self.target.geometry, Sector(sector), &buffer.read())?;
         }
         Ok(buffer)
     }
     fn find_or_insert(&self, key: Key, runs: &[Run]) -> (Arc<Buffer>, bool) {
         let mut index = self.index.lock();
         // A block that was freed is read anew: its contents mean nothing any more.
-        if let Some(found) = index.buffers.get(&key).filter(|b| !b.item.lock().is_stale()) {
-            found.referenced.store(true, Ordering::Relaxed);
+        if let Some(found) = index.buffers.get(key).filter(|b| !b.item.lock().is_stale()) {
+            found.refer();
             return (found.clone(), false);
         }
         (self.insert(&mut index, key, runs), true)
@@ -300,18 +305,16 @@ impl BufferCache {
     /// # Errors
     /// No memory.
     pub(super) fn create(&self, runs: &[Run], kind: BlockKind) -> Result<Arc<Buffer>, Error> {
-        let bytes: u32 = runs.iter().map(|r| r.bytes).sum();
-        let Some(first) = runs.first() else { return Err(Error::Invalid("an empty buffer")) };
-        let key = (first.sector.0, bytes);
+        let key @ (_, bytes) = key_of(runs)?;
         let contents = zeroed(bytes as usize)?;
         let buffer = {
             let mut index = self.index.lock();
-            match index.buffers.get(&key).filter(|b| *b.runs == *runs) {
+            match index.buffers.get(key).filter(|b| *b.runs == *runs) {
                 Some(found) => found.clone(),
                 None => self.insert(&mut index, key, runs),
             }
         };
-        buffer.referenced.store(true, Ordering::Relaxed);
+        buffer.refer();
         let mut old = buffer.contents.write();
         buffer.item.lock().renew(bytes as usize);
         *old = contents;
@@ -324,8 +327,8 @@ impl BufferCache {
         let result = self.fill(buffer, kinds);
         if let Err(e) = &result {
             let mut index = self.index.lock();
-            if index.buffers.get(&key).is_some_and(|b| Arc::ptr_eq(b, buffer)) {
-                index.buffers.remove(&key);
+            if index.buffers.get(key).is_some_and(|b| Arc::ptr_eq(b, buffer)) {
+                index.buffers.remove(key);
                 index.bytes -= key.1 as usize;
             }
             drop(index);
@@ -377,7 +380,7 @@ impl BufferCache {
     /// them. What was at their place is nobody's.
     ///
     /// # Errors
-    /// The device's, no memory.
+    /// The device's.
     pub(super) fn write_through(
         &self,
         start: Sector,
@@ -385,7 +388,18 @@ impl BufferCache {
         block_bytes: usize,
         kind: BlockKind,
     ) -> Result<(), Error> {
-        self.target.queue.write_bytes(&*self.target.memory, start, bytes, BioFlags::META)?;
+        let (mut at, mut rest) = (start, bytes);
+        while !rest.is_empty() {
+            let bounce = Bounce::new(self, rest.len().min(CHUNK_BYTES));
+            let (part, behind) = rest.split_at(rest.len().min(bounce.pages.len() * PAGE_SIZE));
+            for (chunk, page) in part.chunks(PAGE_SIZE).zip(&bounce.pages) {
+                page.write(0, chunk);
+            }
+            let segments = Segment::cover(&bounce.pages, part.len());
+            self.target.queue.write_sync(at, segments, BioFlags::META)?;
+            at = Sector(at.0 + part.len() as u64 / SECTOR_SIZE);
+            rest = behind;
+        }
         for (i, block) in bytes.chunks(block_bytes).enumerate() {
             let sector = Sector(start.0 + (i * block_bytes) as u64 / SECTOR_SIZE);
             let buffer = self.create(&[Run { sector, bytes: block_bytes as u32 }], kind)?;
@@ -413,6 +427,15 @@ impl BufferCache {
     }
 }
 
+/// What a block at these places is found by.
+fn key_of(runs: &[Run]) -> Result<Key, Error> {
+    match runs {
+        [run] => Ok((run.sector.0, run.bytes)),
+        [first, ..] => Ok((first.sector.0, runs.iter().map(|r| r.bytes).sum())),
+        [] => Err(Error::Invalid("an empty buffer")),
+    }
+}
+
 /// Zeroed memory whose size came from the disk (bounded, but not small).
 fn zeroed(bytes: usize) -> Result<Box<[u8]>, Error> {
     let mut memory = Vec::new();
@@ -428,23 +451,26 @@ fn evict(index: &mut Index, most: usize, steps: usize, wanted: impl Fn(&Index) -
     let mut dropped = 0;
     // Twice round: the first time may only clear the marks.
     let mut steps = steps.min(2 * index.buffers.len());
-    while steps > 0 && dropped < most && wanted(index) {
-        steps -= 1;
-        let behind = (Bound::Excluded(index.hand), Bound::Unbounded);
-        let next = index.buffers.range(behind).next().or_else(|| index.buffers.iter().next());
-        let Some((&key, buffer)) = next else { break };
-        index.hand = key;
-        if buffer.referenced.swap(false, Ordering::Relaxed) || Arc::strong_count(buffer) > 1 {
-            continue;
+    let mut places = 2 * index.buffers.places();
+    while steps > 0 && places > 0 && dropped < most && wanted(index) {
+        let unused = |buffer: &Arc<Buffer>| {
+            !buffer.referenced.swap(false, Ordering::Relaxed) && Arc::strong_count(buffer) == 1
+        };
+        match index.buffers.turn(unused) {
+            Turn::Empty => places -= 1,
+            Turn::Kept => (steps, places) = (steps - 1, places - 1),
+            // The hand stays: another may have moved to the place.
+            Turn::Removed(buffer) => {
+                steps -= 1;
+                index.bytes -= buffer.length_bytes();
+                dropped += 1;
+            }
         }
-        index.buffers.remove(&key);
-        index.bytes -= key.1 as usize;
-        dropped += 1;
     }
     dropped
 }
 
-/// Pages to read into: fresh ones, or, when memory is out, the cache's reserve.
+/// Pages to read into or write from: fresh ones, or, when memory is out, the cache's reserve.
 struct Bounce<'a> {
     cache: &'a BufferCache,
     pages: Vec<Page>,

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! Trans::edit    pin; contents locked; changed chunks marked        (transaction)
-//! commit         the chunks that are newer than the disk, copied    (CIL)
+//! commit         the chunks that are newer than the disk, copied;   (CIL)
+//!                if the CIL has these: those that changed since
 //! checkpoint     durable: unpinned, in the AIL at its LSN           (log)
 //! push           copied, LSN and checksum stamped, written          (AIL's pusher)
 //! written        chunks forgotten, unless changed since; out of the AIL
@@ -13,7 +14,9 @@
 //! copied: what is logged next may then be more than needed, never less, and moving the
 //! block forward in the AIL stays right.
 //!
-//! Locks: `BUFFER` (contents), `BUFFER_ITEM` (marks and state), in this order.
+//! Locks: `BUFFER` (contents), `BUFFER_ITEM` (marks and state), in this order. Whoever
+//! pins a block does so before he locks its contents to change them, and the pusher, who
+//! holds them locked, sees it.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -24,7 +27,7 @@ use holdfast_sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::buf::{Buffer, Run};
 use super::inode::Inode;
-use super::log::item::{Item, ItemKey, Lsn, Pushed, Vectors};
+use super::log::item::{CommitSeq, Item, ItemKey, Lsn, Pushed, Vectors};
 use super::ondisk::block::{BlockKind, specific};
 use super::ondisk::log_items::{BUF_CHUNK_BYTES, BufFormat, BufKind, ChunkMap};
 use super::ondisk::stamp_checksum;
@@ -36,14 +39,17 @@ use crate::platform::{PAGE_SIZE, Page};
 #[derive(Default)]
 pub struct ItemState {
     map: ChunkMap,
+    /// Of these, what changed since it was formatted for the log.
+    fresh: ChunkMap,
+    /// The checkpoint that has all of `map` but what is fresh, and how many bytes that is.
+    /// Nothing is logged of the block in a form that patches would not fit.
+    formatted: (CommitSeq, usize),
     /// Its contents follow from an ICREATE: in the AIL, but not logged.
     ordered: bool,
     /// Its blocks were freed.
     stale: bool,
     /// Replay takes only links of unlinked lists.
     inode_links: bool,
-    /// Transactions and checkpoints that hold on to it.
-    pins: u32,
     /// Rises with each change.
     version: u64,
     /// Where it is in the AIL.
@@ -53,10 +59,15 @@ pub struct ItemState {
     flushed: Vec<(Arc<Inode>, u64)>,
 }
 
+/// No checkpoint has it.
+const NOT_FORMATTED: (CommitSeq, usize) = (CommitSeq(0), 0);
+
 impl ItemState {
     /// Nothing is logged of a block that is `bytes` long, and it is in use.
     pub(super) fn renew(&mut self, bytes: usize) {
         self.map = ChunkMap::new(bytes);
+        self.fresh = self.map;
+        self.formatted = NOT_FORMATTED;
         self.ordered = false;
         self.stale = false;
         self.inode_links = false;
@@ -139,8 +150,13 @@ impl Deref for Edit<'_> {
 
 impl Drop for Edit<'_> {
     fn drop(&mut self) {
-        let mut item = self.buffer.item.lock();
-        item.map.merge(&self.map);
+        let mut guard = self.buffer.item.lock();
+        let item = &mut *guard;
+        if item.map.merge(&self.map) {
+            // What the CIL has lacks the place for it.
+            item.formatted = NOT_FORMATTED;
+        }
+        item.fresh.merge(&self.map);
         item.version += 1;
     }
 }
@@ -175,29 +191,55 @@ const fn log_kind(kind: BlockKind) -> BufKind {
 impl Buffer {
     /// A transaction holds on to it.
     pub(super) fn pin_for_transaction(&self) {
-        self.item.lock().pins += 1;
+        self.pins.fetch_add(1, Ordering::AcqRel);
     }
     /// Its blocks are freed: it is never written again.
     pub(super) fn make_stale(&self) {
         let mut item = self.item.lock();
         item.stale = true;
+        item.formatted = NOT_FORMATTED;
         item.version += 1;
     }
     /// Its contents follow from an ICREATE.
     pub(super) fn make_ordered(&self) {
         let mut item = self.item.lock();
         item.ordered = true;
-        item.map = ChunkMap::new(self.length_bytes());
+        item.map.clear();
+        item.formatted = NOT_FORMATTED;
         item.version += 1;
     }
     /// Replay takes only links of unlinked lists from it.
     pub(super) fn log_as_inode_links(&self) {
-        self.item.lock().inode_links = true;
+        let mut item = self.item.lock();
+        if !item.inode_links {
+            item.inode_links = true;
+            item.formatted = NOT_FORMATTED;
+        }
     }
-    /// What is to be logged of it now.
-    pub(super) fn format(&self) -> Vectors {
+    /// It becomes a block of another kind; whoever changes it so holds its owner's lock.
+    pub(super) fn set_kind(&self, kind: BlockKind) {
+        self.store_kind(kind);
+        self.item.lock().formatted = NOT_FORMATTED;
+    }
+    /// What is to be logged of it now, by a transaction that holds its owner's lock, while
+    /// the checkpoint `seq` collects: patches, if all but what is fresh is there already.
+    pub(super) fn format(&self, seq: CommitSeq) -> Vectors {
         let contents = self.contents.read();
-        let item = self.item.lock();
+        let mut guard = self.item.lock();
+        let item = &mut *guard;
+        let vectors = if item.formatted.0 == seq {
+            patches(&item.map, &item.fresh, item.formatted, &contents)
+        } else {
+            let vectors = self.format_whole(item, &contents);
+            // What is in pieces has a region, or two, of each.
+            let simple = self.runs().len() == 1 && !item.stale;
+            item.formatted = if simple { (seq, vectors.stored_bytes()) } else { NOT_FORMATTED };
+            vectors
+        };
+        item.fresh.clear();
+        vectors
+    }
+    fn format_whole(&self, item: &ItemState, contents: &[u8]) -> Vectors {
         let kind = log_kind(self.kind());
         let flags = if item.stale {
             BufFormat::CANCEL
@@ -206,15 +248,15 @@ impl Buffer {
         } else {
             0
         };
-        let chunks: usize = item.map.runs().map(|(_, count)| count).sum();
-        let room = chunks * BUF_CHUNK_BYTES + 128 * self.runs().len();
+        let room = item.map.count() * BUF_CHUNK_BYTES + 128 * self.runs().len();
         let mut vectors = Vectors::with_capacity(room, 8);
         let mut start = 0;
         for run in self.runs() {
             let bytes = run.bytes as usize;
             let part = &contents[start..start + bytes];
-            let mut map = part_of(&item.map, start, bytes);
+            let mut map = item.map;
             if self.runs().len() > 1 {
+                map = part_of(&item.map, start, bytes);
                 // Recovery has to see all parts of a block to put in its checksum.
                 map.mark(0, 0);
             }
@@ -226,10 +268,7 @@ impl Buffer {
             let format = BufFormat { kind, flags, blocks, daddr: run.sector.0, map };
             vectors.push_with(|out| format.encode(out));
             if !item.stale {
-                for (first, count) in map.runs() {
-                    let from = first * BUF_CHUNK_BYTES;
-                    vectors.push(&part[from..(from + count * BUF_CHUNK_BYTES).min(bytes)]);
-                }
+                push_chunks(&mut vectors, &map, part);
             }
         }
         vectors
@@ -243,7 +282,9 @@ impl Buffer {
             let mut item = self.item.lock();
             item.in_flight = false;
             if ok && item.version == version {
-                item.map = ChunkMap::new(self.length_bytes());
+                item.map.clear();
+                item.fresh.clear();
+                item.formatted = NOT_FORMATTED;
                 item.ordered = false;
                 item.inode_links = false;
                 if let Some(journal) = self.target.journal()
@@ -284,6 +325,43 @@ impl Buffer {
     }
 }
 
+/// The chunks of a block that are marked, a region for each run.
+fn push_chunks(vectors: &mut Vectors, map: &ChunkMap, contents: &[u8]) {
+    for (first, count) in map.runs() {
+        let from = first * BUF_CHUNK_BYTES;
+        vectors.push(&contents[from..(from + count * BUF_CHUNK_BYTES).min(contents.len())]);
+    }
+}
+
+/// What is `fresh` of a block in one piece, as patches to what was formatted of it by `map`:
+/// the format, then the runs of chunks.
+fn patches(
+    map: &ChunkMap,
+    fresh: &ChunkMap,
+    (seq, length): (CommitSeq, usize),
+    contents: &[u8],
+) -> Vectors {
+    let chunks = fresh.count();
+    let mut vectors = Vectors::patches(seq, length, chunks, chunks * BUF_CHUNK_BYTES);
+    let mut logged = map.runs();
+    let mut run = logged.next().unwrap_or_default();
+    let (mut regions, mut before) = (1, map.format_bytes());
+    for (first, count) in fresh.runs() {
+        // What is fresh is logged: its run lies within one of these.
+        while first >= run.0 + run.1 {
+            regions += 1;
+            before += run.1 * BUF_CHUNK_BYTES;
+            let Some(next) = logged.next() else { return vectors };
+            run = next;
+        }
+        let from = first * BUF_CHUNK_BYTES;
+        let place = Vectors::place(regions, before + (first - run.0) * BUF_CHUNK_BYTES);
+        let until = (from + count * BUF_CHUNK_BYTES).min(contents.len());
+        vectors.push_patch(place, &contents[from..until]);
+    }
+    vectors
+}
+
 /// The marks of `bytes` from `start` on, as a map of their own.
 fn part_of(map: &ChunkMap, start: usize, bytes: usize) -> ChunkMap {
     let mut part = ChunkMap::new(bytes);
@@ -299,18 +377,21 @@ impl Item for Buffer {
     fn key(&self) -> ItemKey {
         ItemKey::Buffer(self.sector().0, self.length_bytes() as u32)
     }
+    fn whole(&self, seq: CommitSeq) -> Vectors {
+        self.item.lock().formatted = NOT_FORMATTED;
+        self.format(seq)
+    }
     fn pin(&self) {
-        self.item.lock().pins += 1;
+        self.pin_for_transaction();
     }
     fn unpin(&self) {
-        let mut item = self.item.lock();
-        debug_assert!(item.pins > 0, "unpinned once too often");
-        item.pins = item.pins.saturating_sub(1);
+        let before = self.pins.fetch_sub(1, Ordering::AcqRel);
+        debug_assert!(before > 0, "unpinned once too often");
     }
     fn committed(&self, lsn: Lsn) -> Option<Lsn> {
         let mut item = self.item.lock();
         if item.stale {
-            item.map = ChunkMap::new(self.length_bytes());
+            item.map.clear();
             return None;
         }
         // What is only ordered keeps the place it was first given.
@@ -324,7 +405,7 @@ impl Item for Buffer {
         let Some(contents) = self.contents.try_read() else { return Ok(Pushed::Locked) };
         let (version, lsn) = {
             let mut item = self.item.lock();
-            if item.pins > 0 {
+            if self.pins.load(Ordering::Acquire) > 0 {
                 return Ok(Pushed::Pinned);
             }
             if item.in_flight {
@@ -390,5 +471,54 @@ fn submit(
         });
         let segments = Segment::cover(&pages, run.bytes as usize);
         plug.submit(Bio::transfer(Op::Write, run.sector, segments, BioFlags::META, done));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(map: &ChunkMap, contents: &[u8]) -> Vectors {
+        let blocks = (contents.len() / 512) as u16;
+        let format = BufFormat { kind: BufKind::DirData, flags: 0, blocks, daddr: 8, map: *map };
+        let mut vectors = Vectors::new();
+        vectors.push_with(|out| format.encode(out));
+        push_chunks(&mut vectors, map, contents);
+        vectors
+    }
+
+    /// Patches to what was logged before make it what is to be logged now, whatever runs
+    /// of chunks there are, over the words of the map too.
+    #[test]
+    fn patches_lead_to_the_same_as_the_whole() {
+        let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut next = |below: usize| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) as usize % below
+        };
+        for bytes in [512, 4096, 16 << 10, 64 << 10] {
+            for _ in 0..200 {
+                let mut contents = alloc::vec![0; bytes];
+                let (mut map, mut fresh) = (ChunkMap::new(bytes), ChunkMap::new(bytes));
+                for _ in 0..=next(20) {
+                    let at = next(bytes);
+                    map.mark(at, (at + next(1000)).min(bytes - 1));
+                }
+                let mut logged = whole(&map, &contents);
+                for _ in 0..=next(6) {
+                    let at = next(bytes);
+                    if map.has(at / BUF_CHUNK_BYTES) {
+                        contents[at] = 1;
+                        fresh.mark(at, at);
+                    }
+                }
+                let seq = CommitSeq(7);
+                let patches = patches(&map, &fresh, (seq, logged.stored_bytes()), &contents);
+                assert!(logged.amend(&patches));
+                assert!(logged.regions().eq(whole(&map, &contents).regions()));
+                logged.push(&[0; 4]);
+                assert!(!logged.amend(&patches), "these are not the regions it was made to");
+            }
+        }
     }
 }

@@ -41,7 +41,9 @@ impl Counters {
     }
     /// Blocks were freed, or promised and not needed.
     pub fn give_back(&self, blocks: u64) {
-        self.free_blocks.fetch_add(blocks as i64, Ordering::AcqRel);
+        if blocks > 0 {
+            self.free_blocks.fetch_add(blocks as i64, Ordering::AcqRel);
+        }
     }
     /// Keep blocks from being promised, whether there are that many or not.
     pub fn withhold(&self, blocks: u64) {
@@ -49,8 +51,12 @@ impl Counters {
     }
     /// Inodes and free inodes changed.
     pub fn inodes_changed(&self, all: i64, free: i64) {
-        self.inodes.fetch_add(all, Ordering::AcqRel);
-        self.free_inodes.fetch_add(free, Ordering::AcqRel);
+        if all != 0 {
+            self.inodes.fetch_add(all, Ordering::AcqRel);
+        }
+        if free != 0 {
+            self.free_inodes.fetch_add(free, Ordering::AcqRel);
+        }
     }
     /// Blocks that can still be promised.
     pub fn free_blocks(&self) -> u64 {

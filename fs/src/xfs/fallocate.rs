@@ -19,7 +19,9 @@ impl Inode {
     /// Fill the holes in `range` with unwritten extents.
     ///
     /// # Errors
-    /// No space, after which a part may be allocated; those of transactions.
+    /// No space, those of transactions. What was allocated before stays, as with Linux:
+    /// unwritten, which reads as the hole did; the size does not change, and what lies
+    /// behind it is given back when the file is closed.
     pub(super) fn fill_holes(&self, range: Range<FileBlock>) -> Result<()> {
         let mut at = range.start;
         while at < range.end {

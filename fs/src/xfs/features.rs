@@ -10,8 +10,6 @@ use super::ondisk::superblock::{Incompat, RoCompat, Superblock};
 
 /// The largest block: a page.
 const MAX_BLOCK_LOG: u8 = 12;
-/// Features that we read past but do not keep up.
-const READONLY_INCOMPAT: Incompat = Incompat::PARENT.union(Incompat::EXCHANGE_RANGE);
 /// Features of the log's contents that leave nothing behind in a clean log.
 const KNOWN_LOG_INCOMPAT: u32 = 3;
 
@@ -69,14 +67,6 @@ pub fn check(sb: &Superblock, readonly: bool) -> Result<(), String> {
     if readonly {
         return Ok(());
     }
-    let unkept = incompat & READONLY_INCOMPAT;
-    refuse(
-        !unkept.is_empty(),
-        &format!(
-            "writing with incompatible features {}: mount it read-only",
-            bit_names(unkept.bits(), &INCOMPAT_NAMES)
-        ),
-    )?;
     let unknown = sb.ro_compat & !RoCompat::all().bits();
     refuse(
         unknown != 0,

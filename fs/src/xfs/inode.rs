@@ -103,6 +103,7 @@ pub struct Inode {
     ino: Ino,
     generation: u32,
     file_type: FileType,
+    place: Option<(Run, usize)>,
     size: AtomicU64,
     /// The size of the file in memory, where the page cache has more than the disk.
     eof: AtomicU64,
@@ -111,6 +112,8 @@ pub struct Inode {
     cow_sequence: AtomicU64,
     /// Times changed that no transaction has logged since.
     pub(super) times_pending: AtomicBool,
+    /// The last write had to reserve space: the next one will not look for it first.
+    pub(super) reserving: AtomicBool,
     pub(super) state: RwLock<State>,
     /// What of it is logged and not in place.
     pub(super) item: Mutex<InodeItem>,
@@ -155,7 +158,7 @@ impl Locked<'_> {
 
 impl Inode {
     /// Where an inode lies: its cluster, and the byte in it.
-    pub(super) fn place(geometry: &super::Geometry, ino: Ino) -> Option<(Run, usize)> {
+    pub(super) fn place_of(geometry: &super::Geometry, ino: Ino) -> Option<(Run, usize)> {
         let (ag, block, slot) = geometry.locate_inode(ino)?;
         let (start, blocks) = geometry.inode_cluster(block);
         let run =
@@ -172,7 +175,7 @@ impl Inode {
         let corrupt =
             |reason: String| Corruption { structure: "inode", location: format!("{ino}"), reason };
         let geometry = mount.geometry();
-        let Some((run, at)) = Self::place(geometry, ino) else {
+        let Some((run, at)) = Self::place_of(geometry, ino) else {
             return Err(corrupt("there is no such inode number".into()).into());
         };
         let buffer = mount.buffers().read(&[run], &[BlockKind::Inodes])?;
@@ -208,17 +211,23 @@ impl Inode {
             ino,
             generation: core.generation,
             file_type: core.file_type,
+            place: Self::place_of(mount.geometry(), ino),
             size: AtomicU64::new(core.size),
             eof: AtomicU64::new(core.size),
             data_sequence: AtomicU64::new(1),
             attr_sequence: AtomicU64::new(1),
             cow_sequence: AtomicU64::new(1),
             times_pending: AtomicBool::new(false),
+            reserving: AtomicBool::new(false),
             state: RwLock::new(&ILOCK, State { core, data, attr, delayed: Delayed::default() }),
             item: Mutex::new(&BUFFER_ITEM, InodeItem::default()),
             me: me.clone(),
             mount,
         })
+    }
+    /// Where it lies: its cluster, and the byte in it.
+    pub(super) const fn place(&self) -> Option<(Run, usize)> {
+        self.place
     }
     /// Its number.
     pub const fn ino(&self) -> Ino {
@@ -372,7 +381,7 @@ fn fork_from(format: Format, bytes: &[u8], used: usize) -> Fork {
 }
 
 /// The `FS_XFLAG_*` bits of Linux. The low ones are those of the disk, but one.
-fn xflags(core: &InodeCore) -> u32 {
+pub(super) fn xflags(core: &InodeCore) -> u32 {
     let mut xflags = u32::from((core.flags - Flags::NEW_RT_BITMAP).bits());
     if core.flags2.contains(inode::Flags2::DAX) {
         xflags |= 0x8000;

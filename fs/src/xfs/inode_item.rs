@@ -15,11 +15,13 @@ use holdfast_sync::RwLockWriteGuard;
 use holdfast_sync::atomic::Ordering;
 
 use super::buf::Buffer;
+use super::extents::ExtentList;
 use super::inode::{Fork, ForkKind, Inode, State};
 use super::log::item::{CommitSeq, Item, ItemKey, Journal, Lsn, Pushed, Vectors};
 use super::ondisk::block::BlockKind;
-use super::ondisk::inode::{CORE_BYTES, CRC_OFFSET, Format, InodeCore};
-use super::ondisk::log_inode::{InodeFields, InodeFormat, core_to_log, root_to_log};
+use super::ondisk::bmbt::RECORD_BYTES;
+use super::ondisk::inode::{CORE_BYTES, CRC_OFFSET, Format, InodeCore, NEXT_UNLINKED};
+use super::ondisk::log_inode::{InodeFields, InodeFormat, root_to_log};
 use super::ondisk::stamp_checksum;
 use super::types::Ino;
 use crate::block::Plug;
@@ -56,7 +58,6 @@ pub(super) struct InodeItem {
 }
 
 const LSN_AT: usize = 112;
-const NEXT_UNLINKED: core::ops::Range<usize> = 96..100;
 
 /// An inode locked exclusive. What was changed has to be logged before it is unlocked:
 /// otherwise the file system shuts down.
@@ -165,24 +166,55 @@ fn fork_bytes(fork: &Fork) -> Vec<u8> {
     }
 }
 
-/// The region of a fork and its length before rounding.
-fn fork_region(inode: &Inode, fork: &Fork) -> (Vec<u8>, u16) {
-    let root = match fork {
-        Fork::Extents(extents) => extents.root.as_deref(),
-        Fork::Raw(Format::Btree, root) => Some(&root[..]),
-        _ => None,
-    };
-    let mut bytes = match root {
-        Some(root) => {
+/// What is logged of a fork.
+enum Region<'a> {
+    /// Bytes as they lie in the inode.
+    Bytes(&'a [u8]),
+    /// The root of a tree, in the log's form.
+    Root(Vec<u8>),
+    /// Extents.
+    Extents(&'a ExtentList),
+}
+
+impl<'a> Region<'a> {
+    /// That of a fork, if it has anything.
+    fn of(inode: &Inode, fork: &'a Fork) -> Option<Self> {
+        let root = |root| {
             let uuid = inode.mount().geometry().meta_uuid;
             // It was checked when it was made or read.
-            root_to_log(root, uuid, inode.ino()).unwrap_or_default()
+            Self::Root(root_to_log(root, uuid, inode.ino()).unwrap_or_default())
+        };
+        let region = match fork {
+            Fork::Device(_) => return None,
+            Fork::Local(bytes) => Self::Bytes(bytes),
+            Fork::Raw(Format::Btree, bytes) => root(bytes),
+            Fork::Raw(_, bytes) => Self::Bytes(bytes),
+            Fork::Extents(extents) => match &extents.root {
+                Some(bytes) => root(bytes),
+                None => Self::Extents(&extents.list),
+            },
+        };
+        (region.length() > 0).then_some(region)
+    }
+    /// Bytes, before rounding.
+    fn length(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Root(root) => root.len(),
+            Self::Extents(list) => list.len() * RECORD_BYTES,
         }
-        None => fork_bytes(fork),
-    };
-    let length = bytes.len() as u16;
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    (bytes, length)
+    }
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Bytes(bytes) => out.extend_from_slice(bytes),
+            Self::Root(root) => out.extend_from_slice(root),
+            Self::Extents(list) => {
+                list.iter().for_each(|extent| out.extend_from_slice(&extent.encode()));
+            }
+        }
+        let padding = self.length().next_multiple_of(4) - self.length();
+        out.extend_from_slice(&[0; 3][..padding]);
+    }
 }
 
 /// Which bit says that a fork is logged, by its form: data, attributes.
@@ -205,40 +237,39 @@ fn encode_item(inode: &Inode, state: &State, fields: LogFields) -> Vectors {
         if let Fork::Device(number) = state.data {
             device = number;
             logged |= InodeFields::DEVICE;
-        } else {
-            let region = fork_region(inode, &state.data);
-            // Nothing is logged of a fork without extents.
-            if region.1 > 0 {
-                logged |= fork_fields(core.format).0;
-                data = Some(region);
-            }
+        }
+        data = Region::of(inode, &state.data);
+        if data.is_some() {
+            logged |= fork_fields(core.format).0;
         }
     }
     if fields.contains(LogFields::ATTR)
         && let (Some(fork), Some(format)) = (&state.attr, core.attr_format)
     {
-        let region = fork_region(inode, fork);
-        if region.1 > 0 {
+        attr = Region::of(inode, fork);
+        if attr.is_some() {
             logged |= fork_fields(format).1;
-            attr = Some(region);
         }
     }
-    let place = Inode::place(geometry, inode.ino());
+    let length = |region: &Option<Region<'_>>| region.as_ref().map_or(0, Region::length);
+    let (data_bytes, attr_bytes) = (length(&data), length(&attr));
+    let place = inode.place();
     let format = InodeFormat {
         fields: logged,
-        attr_bytes: attr.as_ref().map_or(0, |r| r.1),
-        data_bytes: data.as_ref().map_or(0, |r| r.1),
+        attr_bytes: attr_bytes as u16,
+        data_bytes: data_bytes as u16,
         ino: inode.ino(),
         device,
         daddr: place.map_or(0, |(run, _)| run.sector.0),
         blocks: place.map_or(0, |(run, _)| run.bytes / 512),
         offset: place.map_or(0, |(_, at)| at as u32),
     };
-    let mut vectors = Vectors::with_capacity(512, 4);
+    let room = InodeFormat::BYTES + CORE_BYTES + data_bytes + attr_bytes + 6;
+    let mut vectors = Vectors::with_capacity(room, 4);
     vectors.push_with(|out| format.encode(out));
-    vectors.push(&core_to_log(&core.encode(geometry, inode.ino())));
-    for (bytes, _) in [data, attr].into_iter().flatten() {
-        vectors.push(&bytes);
+    vectors.push(&core.encode_for_log(geometry, inode.ino()));
+    for region in [data, attr].into_iter().flatten() {
+        vectors.push_with(|out| region.put(out));
     }
     vectors
 }
@@ -364,7 +395,7 @@ impl Item for Inode {
         }
         let mount = self.mount();
         let geometry = mount.geometry();
-        let Some((run, at)) = Self::place(geometry, self.ino()) else {
+        let Some((run, at)) = self.place() else {
             return Err(self.corrupt("it has no place".into()));
         };
         let cluster = mount.buffers().read(&[run], &[BlockKind::Inodes])?;

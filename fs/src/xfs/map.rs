@@ -11,10 +11,13 @@
 
 use core::ops::Range;
 
+use holdfast_sync::atomic::Ordering;
+
 use super::bmap::{self, Delalloc, ExtentList, Wanted, extents_of, punch_reserved};
 use super::inode::{ForkKind, Inode, Locked, State};
+use super::inode_item::LockedInode;
 use super::ondisk::bmbt::Extent;
-use super::ondisk::inode::Flags2;
+use super::ondisk::inode::{Flags, Flags2};
 use super::ondisk::superblock::RoCompat;
 use super::types::{FileBlock, FileType};
 use crate::block::Sector;
@@ -60,8 +63,8 @@ fn find(extents: &ExtentList, reserved: &bmap::Reserved, block: FileBlock) -> Fo
 
 /// What has to be done for a write before there is a map for it.
 enum Missing {
-    /// Nothing is there.
-    Hole,
+    /// Nothing is there, as far as here.
+    Hole(FileBlock),
     /// The blocks are shared, as far as here.
     Copy(FileBlock),
     /// Reserved, where blocks are needed.
@@ -164,9 +167,10 @@ impl Inode {
         let at = range.start;
         let cookie = self.cookie(state, ForkKind::Data);
         let found = find(extents, &state.delayed.data, at);
-        let Found::Real(extent) = found else {
-            let map = self.iomap(found, cookie);
-            return Ok(if map.kind == MapKind::Hole { Err(Missing::Hole) } else { Ok(map) });
+        let extent = match found {
+            Found::Real(extent) => extent,
+            Found::Reserved(_) => return Ok(Ok(self.iomap(found, cookie))),
+            Found::Hole { end, .. } => return Ok(Err(Missing::Hole(end))),
         };
         let whole = self.iomap(found, cookie);
         if !state.core.flags2.contains(Flags2::REFLINK) {
@@ -189,8 +193,12 @@ impl Inode {
                     return Ok(Ok(self.clip(whole, at..stop)));
                 }
                 let (end, shared) = self.shared_at(&extent, at, stop)?;
-                let copy = Err(Missing::Copy(end));
-                Ok(if shared { copy } else { Ok(self.clip(whole, at..end)) })
+                if shared {
+                    return Ok(Err(Missing::Copy(end)));
+                }
+                let part = extent.clip(at..end);
+                self.mount().settle_unshared(part.block, part.count)?;
+                Ok(Ok(self.clip(whole, at..end)))
             }
         }
     }
@@ -214,48 +222,68 @@ impl Inode {
             Purpose::Write => self.skip_ahead(range.start),
             _ => {}
         }
-        {
+        // Who fills a hole front to back will miss again: that is not worth a look.
+        if purpose == Purpose::Zero || !self.reserving.load(Ordering::Relaxed) {
             let locked = self.lock(ForkKind::Data)?;
             match self.look_for_write(locked.state(), locked.extents(), &range)? {
                 Ok(map) => return Ok(map),
-                Err(Missing::Hole) if purpose == Purpose::Zero => {
+                Err(Missing::Hole(_)) if purpose == Purpose::Zero => {
                     return Ok(self.map_at(&locked, pos, ForkKind::Data));
                 }
                 Err(_) => {}
             }
-            if locked.has_extent_hint() && locked.core().extsize > 1 && purpose != Purpose::Fault {
-                drop(locked);
-                return self.begin_aligned(&range);
-            }
         }
+        let appends = purpose == Purpose::Write && pos.saturating_add(len) > self.eof();
+        self.begin_reserving(range, appends, purpose != Purpose::Fault)
+    }
+    /// The map for a write, with space reserved if there is none: then it is of what was
+    /// reserved, and new.
+    fn begin_reserving(
+        &self,
+        range: Range<FileBlock>,
+        appends: bool,
+        aligned: bool,
+    ) -> Result<Iomap> {
         let mut ip = self.lock_exclusive();
         ip.load(ForkKind::Data)?;
         let missing = match self.look_for_write(&ip, extents_of(&ip, ForkKind::Data), &range)? {
-            Ok(map) => return Ok(map),
+            Ok(map) => {
+                self.reserving.store(false, Ordering::Relaxed);
+                return Ok(map);
+            }
             Err(missing) => missing,
         };
-        let end = pos.saturating_add(len);
-        let (fresh, flags) = match missing {
-            Missing::Copy(stop) => {
-                let part = range.start..stop;
-                (self.reserve_some(&mut ip, ForkKind::Cow, part)?, MapFlags::SHARED)
-            }
-            Missing::Hole | Missing::Delalloc(_) => {
-                let appends = purpose == Purpose::Write && end > self.eof();
-                let appends_to = appends.then_some(end);
-                let wanted = Wanted { range, appends_to };
-                (self.reserve_hole(&mut ip, &wanted)?, MapFlags::empty())
-            }
+        let hole_end = match missing {
+            Missing::Copy(stop) => return self.reserve_copy(&mut ip, range.start..stop),
+            Missing::Hole(end) => end,
+            Missing::Delalloc(_) => return Err(Error::Busy),
         };
-        // The map ends where this call's reservation does: what was there before is not new.
-        let cookie = self.cookie(&ip, ForkKind::Data);
-        let lies = find(extents_of(&ip, ForkKind::Data), &ip.delayed.data, fresh.start);
-        let mut map = self.clip(self.iomap(lies, cookie), fresh);
-        map.flags |= flags;
-        if purpose != Purpose::Fault {
-            map.flags |= MapFlags::NEW;
+        if aligned && ip.core.flags.contains(Flags::EXTSIZE) && ip.core.extsize > 1 {
+            drop(ip);
+            return self.begin_aligned(&range);
         }
-        Ok(map)
+        let wanted = Wanted { range, hole_end, appends };
+        let fresh = self.reserve_hole(&mut ip, &wanted)?;
+        if !self.reserving.load(Ordering::Relaxed) {
+            self.reserving.store(true, Ordering::Relaxed);
+        }
+        // The map ends where this call's reservation does: what was there before is not new.
+        let shift = self.shift();
+        Ok(Iomap {
+            offset_bytes: fresh.start.0 << shift,
+            length_bytes: (fresh.end.0 - fresh.start.0) << shift,
+            kind: MapKind::Delalloc,
+            flags: MapFlags::NEW,
+            cookie: self.cookie(&ip, ForkKind::Data),
+        })
+    }
+    /// The size in blocks that the file asks its extents to have multiples of; 1: any.
+    fn extent_hint(&self) -> u64 {
+        let core = &self.state.read().core;
+        match core.flags.contains(Flags::EXTSIZE) {
+            true => u64::from(core.extsize).max(1),
+            false => 1,
+        }
     }
     /// What to allocate for the hole at the start of `range`: more than that in a file that
     /// asks for large aligned extents.
@@ -281,7 +309,7 @@ impl Inode {
                 match self.look_for_write(locked.state(), extents, range)? {
                     Ok(map) => return Ok(map),
                     Err(Missing::Copy(_) | Missing::Delalloc(_)) => None,
-                    Err(Missing::Hole) => Some(self.hole_to_fill(&locked, range)),
+                    Err(Missing::Hole(_)) => Some(self.hole_to_fill(&locked, range)),
                 }
             };
             match hole {
@@ -299,9 +327,14 @@ impl Inode {
             Err(missing) => missing,
         };
         let Missing::Copy(stop) = missing else { return Err(Error::Busy) };
-        let fresh = self.reserve_some(&mut ip, ForkKind::Cow, range.start..stop)?;
-        let cookie = self.cookie(&ip, ForkKind::Data);
-        let lies = find(extents_of(&ip, ForkKind::Data), &ip.delayed.data, fresh.start);
+        self.reserve_copy(&mut ip, range.start..stop)
+    }
+    /// Reserve copies for shared blocks, as far as there is space. The map still says what
+    /// they are copied from.
+    fn reserve_copy(&self, ip: &mut LockedInode<'_>, shared: Range<FileBlock>) -> Result<Iomap> {
+        let fresh = self.reserve_some(ip, ForkKind::Cow, shared)?;
+        let cookie = self.cookie(ip, ForkKind::Data);
+        let lies = find(extents_of(ip, ForkKind::Data), &ip.delayed.data, fresh.start);
         let mut map = self.clip(self.iomap(lies, cookie), fresh);
         map.flags |= MapFlags::SHARED | MapFlags::NEW;
         Ok(map)
@@ -336,7 +369,9 @@ impl Inode {
                 let locked = self.lock(ForkKind::Data)?;
                 match self.look_for_disk(&locked, range.start) {
                     Ok(map) if map.flags.contains(MapFlags::SHARED) => return Ok(map),
-                    Ok(Iomap { kind: MapKind::Hole, .. }) => Missing::Hole,
+                    Ok(map @ Iomap { kind: MapKind::Hole, .. }) => {
+                        Missing::Hole(FileBlock(map.end_bytes() >> self.shift()))
+                    }
                     Ok(_) => {
                         let extents = locked.extents();
                         match self.look_for_write(locked.state(), extents, &range)? {
@@ -348,7 +383,7 @@ impl Inode {
                 }
             };
             match missing {
-                Missing::Hole => {
+                Missing::Hole(_) => {
                     let hole = self.hole_to_fill(&self.lock(ForkKind::Data)?, &range);
                     self.allocate_hole(hole)?;
                 }
@@ -476,9 +511,15 @@ impl Ops for Inode {
     fn writeback_map(&self, pos: u64, _len: u64) -> Result<Iomap> {
         let at = FileBlock(pos >> self.shift());
         loop {
-            let missing = match self.look_for_disk(&self.lock(ForkKind::Data)?, at) {
-                Ok(map) => return Ok(map),
-                Err(missing) => missing,
+            let missing = {
+                let locked = self.lock(ForkKind::Data)?;
+                if locked.core().mode == 0 {
+                    return Err(Error::NotFound);
+                }
+                match self.look_for_disk(&locked, at) {
+                    Ok(map) => return Ok(map),
+                    Err(missing) => missing,
+                }
             };
             if let Missing::Delalloc(fork) = missing {
                 self.allocate_delalloc(fork, at)?;
@@ -524,8 +565,11 @@ impl Layout for Inode {
     }
     fn preallocate(&self, range: Range<u64>) -> Result<()> {
         self.check_writable()?;
-        // Bytes, whose blocks are all wanted.
-        self.fill_holes(self.blocks(range.start, range.end - range.start))?;
+        // Bytes, whose blocks are all wanted; more in a file that asks for large extents.
+        let blocks = self.blocks(range.start, range.end - range.start);
+        let hint = self.extent_hint();
+        let end = blocks.end.0.next_multiple_of(hint).min(MAX_BYTES >> self.shift());
+        self.fill_holes(FileBlock(blocks.start.0 / hint * hint)..FileBlock(end))?;
         self.log_layout(true)
     }
     fn punch(&self, range: Range<u64>) -> Result<()> {

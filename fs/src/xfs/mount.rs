@@ -125,6 +125,8 @@ pub struct Mount {
     /// There is none in a read-only mount.
     log: Option<Arc<Log>>,
     counters: Counters,
+    /// How many blocks extent trees can need.
+    pub(super) tree_limits: super::bmap::TreeLimits,
     reservations: Reservations,
     pub(super) perags: Vec<Perag>,
     /// What is remembered of the groups' inodes.
@@ -211,6 +213,7 @@ impl Mount {
             ),
             log,
             counters: Counters::default(),
+            tree_limits: super::bmap::TreeLimits::new(&geometry),
             reservations: Reservations::new(&geometry),
             perags: Perag::all(geometry.ag_count),
             ialloc: super::ialloc::Groups::new(geometry.ag_count),
@@ -443,6 +446,7 @@ impl Mount {
     }
     /// Drop up to `buffers` clean metadata blocks; how many were dropped.
     pub fn shrink(&self, buffers: usize) -> usize {
+        self.ialloc.release();
         self.buffers.shrink(buffers)
     }
     /// Space and inodes, as they are just now.

@@ -15,6 +15,7 @@ use super::buf::Buffer;
 use super::mount::Mount;
 use super::ondisk::be32;
 use super::ondisk::block::BlockKind;
+use super::refcount::Unshared;
 use super::trans::Trans;
 use super::types::AgNumber;
 use crate::error::Result;
@@ -28,6 +29,8 @@ pub(super) struct Perag {
     pub(super) agf: Mutex<()>,
     /// What is known of its space without looking.
     pub(super) space: AgSpace,
+    /// Blocks with one owner that may have two after a crash.
+    pub(super) unshared: Unshared,
 }
 
 impl Perag {
@@ -37,6 +40,7 @@ impl Perag {
                 agi: Mutex::new(&AGI, ()),
                 agf: Mutex::new(&AGF, ()),
                 space: AgSpace::default(),
+                unshared: Unshared::default(),
             })
             .collect()
     }

@@ -9,15 +9,33 @@
 //! puts back what differs. It covers as much of the run as a few records allow; the rest
 //! is left for the next transaction.
 //!
-//! Owns: the records. Does not own: the tree's blocks (alloc). The group's AGF is locked
-//! by the transaction.
+//! A block stops being shared when that is logged, not when it is durable. Were its last
+//! owner to write to it in place at once, this could happen:
+//!
+//! ```text
+//! unlink one owner    committed, in memory
+//!                     write the other: not shared, in place, durable
+//! power cut           the log does not have the unlink: the first owner is back,
+//!                     with the other's bytes
+//! ```
+//!
+//! So [`Unshared`] remembers such blocks until that is durable, and whoever is to write to
+//! one of them makes it so first: one force of the log for all that were unshared before.
+//!
+//! Owns: the records, the list of blocks just unshared. Does not own: the tree's blocks
+//! (alloc). Locks: the group's AGF, held by the transaction; the list has a lock of its own
+//! (`STATE`).
 
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+
+use holdfast_sync::Mutex;
 
 use super::alloc::{self as space, Owner, freelist};
 use super::btree::{Cursor, Pointers, Root, Shape};
 use super::defer::Deferred;
+use super::log::item::CommitSeq;
 use super::mount::Mount;
 use super::ondisk::block::BlockKind;
 use super::ondisk::btree::Record;
@@ -28,11 +46,68 @@ use super::perag::AgfTree;
 use super::trans::Trans;
 use super::types::{AgBlock, AgNumber, FsBlock};
 use crate::error::{Corruption, Error, Result};
+use crate::locks::STATE;
 
 /// Where the AGF keeps the tree.
 const IN_AGF: AgfTree = AgfTree { root_at: 88, levels_at: 92, blocks_at: 84 };
 /// Records that one transaction changes.
 const MOST_RECORDS: usize = 4;
+/// Runs that a group remembers apart; more are remembered as all of it.
+const MOST_UNSHARED: usize = 256;
+
+/// Blocks of a group that stopped being shared, each run with the commit that did it.
+pub(super) struct Unshared(Arc<Mutex<Vec<(u32, u32, CommitSeq)>>>);
+
+impl Default for Unshared {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(&STATE, Vec::new())))
+    }
+}
+
+impl Unshared {
+    /// These blocks, up to `end`, have one owner when the transaction is committed.
+    fn note(&self, tp: &mut Trans<'_>, start: u32, end: u32) {
+        let list = self.0.clone();
+        // The group stays locked until this was called.
+        tp.at_commit(move |seq| {
+            let mut list = list.lock();
+            if list.len() < MOST_UNSHARED {
+                list.push((start, end, seq));
+            } else {
+                *list = vec![(0, u32::MAX, seq)];
+            }
+        });
+    }
+    /// Up to which commit the log has to be durable before these blocks, up to `end`, are
+    /// written in place; nothing if it is.
+    fn waits_for(&self, durable: CommitSeq, start: u32, end: u32) -> Option<CommitSeq> {
+        let mut list = self.0.lock();
+        // Commits come in order.
+        if list.last().is_some_and(|last| last.2 <= durable) {
+            list.clear();
+        }
+        let touched = list.iter().filter(|run| run.0 < end && start < run.1);
+        touched.map(|run| run.2).max().filter(|seq| *seq > durable)
+    }
+}
+
+impl Mount {
+    /// See that these blocks, which are not shared, cannot be shared after a crash either:
+    /// wait until the log says so. Nothing is read, and mostly there is nothing to wait for.
+    ///
+    /// # Errors
+    /// Shut down.
+    pub(super) fn settle_unshared(&self, block: FsBlock, count: u32) -> Result<()> {
+        let (ag, start) = self.geometry().split(block);
+        let (Some(log), Some(perag)) = (self.log(), self.perags.get(ag.0 as usize)) else {
+            return Ok(());
+        };
+        match perag.unshared.waits_for(log.durable_seq(), start.0, start.0 + count) {
+            Some(seq) => log.force(seq),
+            None => Ok(()),
+        }
+    }
+}
 
 /// The tree of a group.
 struct Tree {
@@ -126,6 +201,14 @@ fn apply(tp: &mut Trans<'_>, ag: AgNumber, wanted: Change) -> Result<u32> {
     let (new, freed) = changed(&old, change)
         .ok_or_else(|| damage(ag, change.start, "blocks staged for copy on write are not"))?;
     replace(tp, &mut cursor, &old, &new)?;
+    if !change.up && !change.cow {
+        for run in old.iter().filter(|run| run.references == 2) {
+            let (start, end) = (run.start.max(change.start), run.end().min(change.end));
+            if start < end {
+                tp.mount().perags[ag.0 as usize].unshared.note(tp, start, end);
+            }
+        }
+    }
     for (start, end) in freed {
         let block = tp.mount().geometry().fs_block(ag, AgBlock(start));
         tp.defer(Deferred::Free { block, count: end - start, owner: Owner::Skip });

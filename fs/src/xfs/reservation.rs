@@ -5,8 +5,10 @@
 //! rest of the work described by intents) reserves for all usual steps at once and asks
 //! again for more.
 
+use super::attr::parent;
 use super::geometry::Geometry;
 use super::ondisk::superblock::{Incompat, RoCompat};
+use super::{dir, ialloc};
 
 /// Log space for an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct Reservations {
     pub addafork: Reservation,
     /// The superblock.
     pub superblock: Reservation,
+    /// Blocks that a new inode with its name may take.
+    pub create_blocks: u64,
 }
 
 /// Room for op headers and an item's format.
@@ -102,9 +106,20 @@ impl Reservations {
         let ialloc = inode_trees + one_extent + g.chunk_blocks() * 32 + 2 * cluster.min(1024);
         let create = 2 * inode + dir + ialloc + one_extent;
         let attr = inode + 8 * block + bmap + one_extent;
+        // A pointer to a parent changes with each name: that of a new inode in a leaf at
+        // most, others anywhere in a tree. The superblock says that there are attributes.
+        let (pointer, first_pointer) = match parent::kept(g) {
+            true => (8 * block + bmap + one_extent + sector, block + one_extent + sector),
+            false => (0, 0),
+        };
+        let create = create + first_pointer;
         let sparse = g.incompat.contains(Incompat::SPARSE_INODES);
         let ifree = inode + inode_trees + one_extent * 2 + 2 * OVERHEAD_BYTES + cluster;
         let ifree = if sparse { ifree + sector } else { ifree };
+        // The inode that loses its last name may be freed at once: see `remove_name`.
+        let freed = inode_trees + one_extent + 8 * OVERHEAD_BYTES;
+        // Names moved or exchanged: two pointers go, two come; a whiteout gets its first.
+        let names = 4;
         let permanent = |bytes: u32, count: u32| Reservation {
             bytes: bytes.max(free).next_multiple_of(512) + 1024,
             count,
@@ -115,15 +130,18 @@ impl Reservations {
             create: permanent(create, 2),
             mkdir: permanent(create, 2),
             symlink: permanent(create + 2 * block, 2),
-            link: permanent(2 * inode + dir + one_extent + sector, 2),
-            remove: permanent(2 * inode + dir + one_extent + 2 * sector, 2),
-            rename: permanent(5 * inode + 2 * dir + one_extent + 3 * sector, 2),
+            link: permanent(2 * inode + dir + one_extent + sector + pointer, 2),
+            remove: permanent(2 * inode + dir + one_extent + 2 * sector + pointer + freed, 2),
+            rename: permanent(5 * inode + 2 * dir + one_extent + 3 * sector + names * pointer, 2),
             ifree: permanent(ifree, 2),
             attr_set: permanent(attr, 3),
             attr_remove: permanent(attr, 3),
             ichange: Reservation { bytes: (inode + sector).next_multiple_of(512) + 512, count: 1 },
             addafork: permanent(attr, 2),
             superblock: Reservation { bytes: sector + 1024, count: 1 },
+            create_blocks: ialloc::space_for_allocation(g)
+                + dir::space_for_add(g)
+                + parent::space_for_first(g),
         }
     }
 }

@@ -41,6 +41,42 @@ use super::types::{AgNumber, FsBlock, Ino, Timestamp};
 use crate::block::{Plug, Sector};
 use crate::error::{Error, Result};
 
+/// Blocks that a transaction changes, and items it logs, mostly no more than these.
+const USUAL_BUFFERS: usize = 8;
+const USUAL_ITEMS: usize = 12;
+
+/// Groups locked: mostly one.
+#[derive(Default)]
+struct Held<'m> {
+    one: Option<(AgNumber, MutexGuard<'m, ()>)>,
+    more: Vec<(AgNumber, MutexGuard<'m, ()>)>,
+}
+
+impl<'m> Held<'m> {
+    fn groups(&self) -> impl Iterator<Item = AgNumber> {
+        self.one.iter().chain(&self.more).map(|(ag, _)| *ag)
+    }
+    fn has(&self, ag: AgNumber) -> bool {
+        self.groups().any(|held| held == ag)
+    }
+    fn add(&mut self, ag: AgNumber, guard: MutexGuard<'m, ()>) {
+        match &mut self.one {
+            free @ None => *free = Some((ag, guard)),
+            Some(_) => self.more.push((ag, guard)),
+        }
+    }
+    fn unlock(&mut self, ag: AgNumber) {
+        if self.one.as_ref().is_some_and(|(held, _)| *held == ag) {
+            self.one = None;
+        }
+        self.more.retain(|(held, _)| *held != ag);
+    }
+    fn clear(&mut self) {
+        self.one = None;
+        self.more.clear();
+    }
+}
+
 type Hook = Box<dyn FnOnce(CommitSeq) + Send>;
 
 /// A transaction.
@@ -50,8 +86,8 @@ pub struct Trans<'m> {
     buffers: Vec<Arc<Buffer>>,
     items: Vec<LogItem>,
     inodes: Vec<(Arc<Inode>, LogFields)>,
-    agis: Vec<(AgNumber, MutexGuard<'m, ()>)>,
-    agfs: Vec<(AgNumber, MutexGuard<'m, ()>)>,
+    agis: Held<'m>,
+    agfs: Held<'m>,
     pub(super) deferred: VecDeque<Deferred>,
     hooks: Vec<Hook>,
     blocks_reserved: u64,
@@ -73,11 +109,11 @@ impl Mount {
         Ok(Trans {
             mount: self,
             ticket: Some(ticket),
-            buffers: Vec::new(),
-            items: Vec::new(),
+            buffers: Vec::with_capacity(USUAL_BUFFERS),
+            items: Vec::with_capacity(USUAL_ITEMS),
             inodes: Vec::new(),
-            agis: Vec::new(),
-            agfs: Vec::new(),
+            agis: Held::default(),
+            agfs: Held::default(),
             deferred: VecDeque::new(),
             hooks: Vec::new(),
             blocks_reserved: blocks,
@@ -213,7 +249,7 @@ impl<'m> Trans<'m> {
     /// There is no such group.
     pub fn lock_agf(&mut self, ag: AgNumber) {
         if !self.holds_agf(ag) {
-            self.agfs.push((ag, self.mount.perags[ag.0 as usize].agf.lock()));
+            self.agfs.add(ag, self.mount.perags[ag.0 as usize].agf.lock());
         }
     }
     /// Lock a group's space if that needs no waiting.
@@ -223,21 +259,21 @@ impl<'m> Trans<'m> {
     pub fn try_lock_agf(&mut self, ag: AgNumber) -> bool {
         if !self.holds_agf(ag) {
             let Some(guard) = self.mount.perags[ag.0 as usize].agf.try_lock() else { return false };
-            self.agfs.push((ag, guard));
+            self.agfs.add(ag, guard);
         }
         true
     }
     /// Does this transaction hold the group's space locked?
     pub fn holds_agf(&self, ag: AgNumber) -> bool {
-        self.agfs.iter().any(|(held, _)| *held == ag)
+        self.agfs.has(ag)
     }
     /// The highest group whose space this transaction holds locked.
     pub fn highest_agf(&self) -> Option<AgNumber> {
-        self.agfs.iter().map(|(held, _)| *held).max()
+        self.agfs.groups().max()
     }
     /// Unlock a group's space in which nothing was changed.
     pub fn unlock_agf(&mut self, ag: AgNumber) {
-        self.agfs.retain(|(held, _)| *held != ag);
+        self.agfs.unlock(ag);
     }
     /// Lock a group's inodes until the commit.
     ///
@@ -245,7 +281,7 @@ impl<'m> Trans<'m> {
     /// There is no such group.
     pub fn lock_agi(&mut self, ag: AgNumber) {
         if !self.holds_agi(ag) {
-            self.agis.push((ag, self.mount.perags[ag.0 as usize].agi.lock()));
+            self.agis.add(ag, self.mount.perags[ag.0 as usize].agi.lock());
         }
     }
     /// Lock a group's inodes if that needs no waiting.
@@ -255,17 +291,17 @@ impl<'m> Trans<'m> {
     pub fn try_lock_agi(&mut self, ag: AgNumber) -> bool {
         if !self.holds_agi(ag) {
             let Some(guard) = self.mount.perags[ag.0 as usize].agi.try_lock() else { return false };
-            self.agis.push((ag, guard));
+            self.agis.add(ag, guard);
         }
         true
     }
     /// Does this transaction hold the group's inodes locked?
     pub fn holds_agi(&self, ag: AgNumber) -> bool {
-        self.agis.iter().any(|(held, _)| *held == ag)
+        self.agis.has(ag)
     }
     /// Unlock a group's inodes in which nothing was changed.
     pub fn unlock_agi(&mut self, ag: AgNumber) {
-        self.agis.retain(|(held, _)| *held != ag);
+        self.agis.unlock(ag);
     }
 
     // ---- accounting
@@ -391,8 +427,10 @@ impl<'m> Trans<'m> {
         let mut seq = CommitSeq::default();
         if !self.buffers.is_empty() || !self.items.is_empty() {
             let mut items = core::mem::take(&mut self.items);
+            items.reserve(self.buffers.len());
+            let collecting = log.collecting();
             for buffer in &self.buffers {
-                items.push(LogItem { item: buffer.clone(), vectors: buffer.format() });
+                items.push(LogItem { item: buffer.clone(), vectors: buffer.format(collecting) });
             }
             seq = log.commit(ticket, items);
         }

@@ -89,6 +89,10 @@ impl Inode {
             punch_reserved(&mut self.lock_exclusive(), ForkKind::Data, behind..end);
         }
     }
+    /// Was more reserved or allocated than was asked for, and perhaps not given back?
+    pub fn holds_ahead(&self) -> bool {
+        self.state.read().delayed.preallocated
+    }
     /// Give back what lies behind the end of the file, unless somebody asked for it:
     /// reservations and blocks. `IOLOCK` is held exclusive.
     ///
@@ -105,7 +109,7 @@ impl Inode {
             let allocated = !asked_for && locked.extents().end() > behind.start;
             (locked.delayed().data.end() > behind.start, allocated)
         };
-        if reserved || allocated {
+        if reserved || allocated || self.holds_ahead() {
             let mut ip = self.lock_exclusive();
             punch_reserved(&mut ip, ForkKind::Data, behind.clone());
             ip.delayed.preallocated = false;

@@ -2,6 +2,7 @@
 //! to be there, the checker whether it is whole.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use holdfast_fs::block::{BlockDevice, MemDisk, Queue, Sector};
@@ -9,6 +10,8 @@ use holdfast_fs::platform::Memory;
 use holdfast_fs::platform::host::HostMemory;
 use holdfast_fs::xfs::check::check;
 use holdfast_fs::xfs::{FileType, Ino, Mount, MountOptions};
+
+use sha2::{Digest, Sha256};
 
 use super::model::{Kind, Model, Version, line};
 use crate::xfs_support::walk;
@@ -106,6 +109,36 @@ pub fn judge(device: &Arc<dyn BlockDevice>, model: &Model) -> Result<(), String>
     }
     let findings: Vec<String> = report.findings.iter().take(20).map(ToString::to_string).collect();
     Err(format!("{} findings:\n{}", report.found, findings.join("\n")))
+}
+
+/// Recover, and list what is there: a line for each object with its mode in hexadecimal
+/// digits and its links, then one for each file with the hash of its contents.
+///
+/// # Errors
+/// What cannot be read.
+pub fn list(device: &Arc<dyn BlockDevice>) -> Result<String, String> {
+    let memory: Arc<dyn Memory> = HostMemory::new(PAGES);
+    let mount = Mount::open(Queue::new(device.clone()), memory, MountOptions::default())
+        .map_err(|e| format!("it does not mount: {e}"))?;
+    let tree = walk::tree(&mount);
+    let mut hashes = String::new();
+    let mut lines = String::new();
+    for (path, object) in &tree.objects {
+        let path = String::from_utf8_lossy(path);
+        let a = &object.attributes;
+        if path == "." {
+            continue;
+        }
+        writeln!(lines, "{path} {:x} {}", a.mode, a.nlink).map_err(|e| e.to_string())?;
+        if FileType::from_mode(a.mode) == Some(FileType::Regular) {
+            let inode = mount.inode(object.ino).map_err(|e| format!("{path}: {e}"))?;
+            let contents = walk::read_file(&inode).map_err(|e| format!("{path}: {e}"))?;
+            let hash: String =
+                Sha256::digest(&contents).iter().map(|b| format!("{b:02x}")).collect();
+            writeln!(hashes, "{hash}  {path}").map_err(|e| e.to_string())?;
+        }
+    }
+    Ok(lines + &hashes)
 }
 
 /// All bytes of a disk.

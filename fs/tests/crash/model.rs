@@ -37,8 +37,6 @@ pub struct Contents {
     /// Contents were moved within the file since it was last made durable. Whoever writes
     /// to it now can find that at the old place, so a workload does not.
     pub moved: bool,
-    /// All that ever was in a sector of it, once it shared blocks.
-    ever: Option<BTreeSet<Vec<u8>>>,
 }
 
 impl Contents {
@@ -62,16 +60,6 @@ impl Contents {
         }
         self.now = new;
         self.sizes.insert(self.now.len());
-        if let Some(ever) = &mut self.ever {
-            ever.extend(self.now.chunks(SECTOR).map(|c| Self::sector(c, 0)));
-        }
-    }
-    /// From now on it may share blocks.
-    fn share(&mut self) {
-        let mut ever = self.ever.take().unwrap_or_default();
-        ever.extend(self.now.chunks(SECTOR).map(|c| Self::sector(c, 0)));
-        ever.extend(self.past.values().flatten().cloned());
-        self.ever = Some(ever);
     }
     pub fn write(&mut self, pos: usize, bytes: &[u8]) {
         let mut new = self.now.clone();
@@ -118,11 +106,7 @@ impl Contents {
         self.sizes = BTreeSet::from([self.now.len()]);
     }
     /// Can this be found? If not, why, and the part that cannot.
-    fn allows<'f>(
-        &self,
-        found: &'f [u8],
-        shared: impl Fn(&[u8]) -> bool,
-    ) -> Result<(), (String, &'f [u8])> {
+    fn allows<'f>(&self, found: &'f [u8]) -> Result<(), (String, &'f [u8])> {
         // Files grow as their data arrives, in pieces.
         let least = self.sizes.first().copied().unwrap_or(0).min(self.now.len());
         let most = self.sizes.last().copied().unwrap_or(0).max(self.now.len());
@@ -134,7 +118,7 @@ impl Contents {
             let fits = |allowed: &[u8]| allowed.starts_with(sector);
             let past = self.past.get(&n).map_or(&[][..], |p| p);
             let known = fits(&Self::sector(&self.now, n)) || past.iter().any(|p| fits(p));
-            if !known && !shared(sector) {
+            if !known {
                 let now = Self::sector(&self.now, n);
                 let at = sector.iter().zip(&now).position(|(a, b)| a != b).unwrap_or(0);
                 let end = (at + 16).min(sector.len());
@@ -182,10 +166,6 @@ pub struct Model {
     versions: Vec<Version>,
     /// The last version that has been made durable.
     durable: usize,
-    /// Objects of which something changed that was not made durable.
-    unsettled: BTreeSet<Id>,
-    /// Objects that shared blocks, each with the number of its group.
-    groups: BTreeMap<Id, Id>,
 }
 
 impl Default for Model {
@@ -199,14 +179,7 @@ impl Default for Model {
             done: Vec::new(),
         };
         let names = BTreeMap::from([(String::new(), 0)]);
-        let mut model = Self {
-            objects: vec![root],
-            names,
-            versions: Vec::new(),
-            durable: 0,
-            unsettled: BTreeSet::new(),
-            groups: BTreeMap::new(),
-        };
+        let mut model = Self { objects: vec![root], names, versions: Vec::new(), durable: 0 };
         model.remember();
         model
     }
@@ -312,36 +285,7 @@ impl Model {
     }
     /// Can these contents of an object be found?
     pub fn allows<'f>(&self, id: Id, found: &'f [u8]) -> Result<(), (String, &'f [u8])> {
-        let contents = &self.objects[id].contents;
-        let sharers = self.unsettled_sharers(id);
-        contents.allows(found, |sector| {
-            let ever = sharers.iter().filter_map(|&s| self.objects[s].contents.ever.as_ref());
-            ever.flatten().any(|e| e.starts_with(sector))
-        })
-    }
-    /// The objects that share blocks with this one, if one of them did what is not durable.
-    ///
-    /// Blocks stop being shared when that is logged. From then on the last owner writes to
-    /// them in place, and if the log is lost the former owner is back and finds that (the
-    /// same is so in Linux).
-    fn unsettled_sharers(&self, id: Id) -> Vec<Id> {
-        let Some(group) = self.groups.get(&id) else { return Vec::new() };
-        let members: Vec<Id> =
-            self.groups.iter().filter(|(_, g)| *g == group).map(|(m, _)| *m).collect();
-        let settled = |m: &Id| !self.unsettled.contains(m);
-        if members.iter().all(settled) { Vec::new() } else { members }
-    }
-    fn share(&mut self, a: Id, b: Id) {
-        let group = |model: &Self, id: Id| model.groups.get(&id).copied().unwrap_or(id);
-        let (from, to) = (group(self, a), group(self, b));
-        self.groups.insert(a, to);
-        self.groups.insert(b, to);
-        for group in self.groups.values_mut().filter(|g| **g == from) {
-            *group = to;
-        }
-        for id in [a, b] {
-            self.objects[id].contents.share();
-        }
+        self.objects[id].contents.allows(found)
     }
     /// What was done to an object's contents, and who wrote these bytes of it.
     pub fn explain(&self, id: Id, bytes: &[u8]) -> String {
@@ -361,7 +305,10 @@ impl Model {
         let sample = bytes.get(middle..middle + 16).unwrap_or(&[]);
         for object in self.objects.iter().filter(|_| sample.iter().any(|&b| b != 0)) {
             for (call, op) in &object.done {
-                let (Op::Write(path, pos, data) | Op::Direct(path, pos, data)) = op else {
+                let (Op::Write(path, pos, data)
+                | Op::Direct(path, pos, data)
+                | Op::Store(path, pos, data)) = op
+                else {
                     continue;
                 };
                 if let Some(at) = data.windows(sample.len()).position(|w| w == sample) {
@@ -376,6 +323,7 @@ impl Model {
     fn note(&mut self, op: &Op) {
         let (Op::Write(path, ..)
         | Op::Direct(path, ..)
+        | Op::Store(path, ..)
         | Op::Truncate(path, _)
         | Op::Punch(path, ..)
         | Op::Zero(path, ..)
@@ -390,14 +338,12 @@ impl Model {
         let call = self.versions.len();
         let id = self.names[path];
         self.objects[id].done.push((call, op.clone()));
-        self.unsettled.insert(id);
     }
     /// A call begins: from now on its effects may be found.
     pub fn begin(&mut self, op: &Op) {
         self.note(op);
         match op {
-            Op::Nothing | Op::Sync => {}
-            Op::Fsync(_) => {}
+            Op::Nothing | Op::Sync | Op::Fsync(_) | Op::Push => {}
             Op::Create(path, mode) => self.add(path, Kind::File, *mode),
             Op::Mkdir(path) => self.add(path, Kind::Directory, 0o755),
             Op::Symlink(path, target) => {
@@ -409,15 +355,11 @@ impl Model {
                 self.touch(&[to, parent(to)]);
             }
             Op::Unlink(path) | Op::Orphan(path) | Op::Rmdir(path) => {
-                self.unsettled.insert(self.names[path]);
                 self.touch(&[path, parent(path)]);
                 self.names.remove(path);
             }
             Op::Rename(from, to) => {
                 self.touch(&[from, to, parent(from), parent(to)]);
-                if let Some(&replaced) = self.names.get(to) {
-                    self.unsettled.insert(replaced);
-                }
                 self.names.remove(to);
                 self.rename(from, to);
             }
@@ -439,7 +381,9 @@ impl Model {
                 self.object(path).xattrs.remove(name);
                 self.touch(&[path]);
             }
-            Op::Write(path, pos, bytes) | Op::Direct(path, pos, bytes) => {
+            Op::Write(path, pos, bytes)
+            | Op::Direct(path, pos, bytes)
+            | Op::Store(path, pos, bytes) => {
                 self.object(path).contents.write(*pos, bytes);
             }
             Op::Truncate(path, size) => self.object(path).contents.truncate(*size),
@@ -459,8 +403,6 @@ impl Model {
                 // The old contents are truncated away first.
                 self.object(to).contents.truncate(0);
                 self.object(to).contents.replace(new);
-                let (source, target) = (self.names[from], self.names[to]);
-                self.share(source, target);
             }
         }
         self.remember();
@@ -470,13 +412,11 @@ impl Model {
         match op {
             Op::Sync => {
                 self.durable = self.versions.len() - 1;
-                self.unsettled.clear();
                 for object in &mut self.objects {
                     object.contents.settle();
                 }
             }
             Op::Fsync(path) => {
-                self.unsettled.remove(&self.names[path]);
                 let object = self.object(path);
                 object.contents.settle();
                 let touched = object.touched;

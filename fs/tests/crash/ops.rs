@@ -1,6 +1,7 @@
 //! The calls of a workload, and how they are made.
 
-use holdfast_fs::syscall::{Fd, OpenFlags, Process};
+use holdfast_fs::platform::VirtAddr;
+use holdfast_fs::syscall::{Fd, MapFlags, OpenFlags, Process, Prot};
 use holdfast_fs::vfs::{FallocateMode, XattrFlags};
 use holdfast_fs::xfs::namespace::RenameFlags;
 use holdfast_fs::{Error, Result};
@@ -26,6 +27,8 @@ pub enum Op {
     Write(String, usize, Vec<u8>),
     /// As `Write`, past the page cache; aligned.
     Direct(String, usize, Vec<u8>),
+    /// As `Write`, through a shared mapping; within the file.
+    Store(String, usize, Vec<u8>),
     Truncate(String, usize),
     Punch(String, usize, usize),
     Zero(String, usize, usize),
@@ -35,6 +38,8 @@ pub enum Op {
     Clone(String, String),
     Fsync(String),
     Sync,
+    /// Everything in the log is written to its place, as the log's thread does.
+    Push,
 }
 
 impl Op {
@@ -46,7 +51,9 @@ impl Op {
     /// What it is, without contents.
     pub fn describe(&self) -> String {
         match self {
-            Self::Write(path, pos, bytes) | Self::Direct(path, pos, bytes) => {
+            Self::Write(path, pos, bytes)
+            | Self::Direct(path, pos, bytes)
+            | Self::Store(path, pos, bytes) => {
                 format!("{} {path} {pos}+{}", self.name(), bytes.len())
             }
             Self::SetXattr(path, name, value) => {
@@ -83,6 +90,18 @@ fn write_all(p: &Process, path: &str, flags: OpenFlags, pos: usize, bytes: &[u8]
     })
 }
 
+/// Store through a shared mapping of the whole file.
+fn store(p: &Process, path: &str, pos: usize, bytes: &[u8]) -> Result<()> {
+    with(p, path, OpenFlags::RDWR, |fd| {
+        let rights = Prot::READ | Prot::WRITE;
+        let len = pos + bytes.len();
+        let at = p.mmap(VirtAddr(0), len, rights, MapFlags::SHARED, Some(fd), 0)?;
+        let stored = p.store(at.add(pos as u64), bytes);
+        p.munmap(at, len)?;
+        stored
+    })
+}
+
 fn allocate(p: &Process, path: &str, mode: FallocateMode, pos: usize, len: usize) -> Result<()> {
     with(p, path, OpenFlags::RDWR, |fd| p.fallocate(fd, mode, pos as u64, len as u64))
 }
@@ -92,7 +111,7 @@ pub fn call(p: &Process, op: &Op, open: &mut Vec<Fd>) -> Result<()> {
     use FallocateMode as Mode;
     let write = OpenFlags::WRONLY;
     match op {
-        Op::Nothing => Ok(()),
+        Op::Nothing | Op::Push => Ok(()),
         Op::Create(path, mode) => {
             let flags = write | OpenFlags::CREAT | OpenFlags::EXCL;
             let fd = p.open(path.as_bytes(), flags, u32::from(*mode))?;
@@ -119,6 +138,7 @@ pub fn call(p: &Process, op: &Op, open: &mut Vec<Fd>) -> Result<()> {
         Op::RemoveXattr(path, name) => p.removexattr(path.as_bytes(), name),
         Op::Write(path, pos, bytes) => write_all(p, path, write, *pos, bytes),
         Op::Direct(path, pos, bytes) => write_all(p, path, write | OpenFlags::DIRECT, *pos, bytes),
+        Op::Store(path, pos, bytes) => store(p, path, *pos, bytes),
         Op::Truncate(path, size) => p.truncate(path.as_bytes(), *size as u64),
         Op::Punch(path, pos, len) => {
             allocate(p, path, Mode::PUNCH_HOLE | Mode::KEEP_SIZE, *pos, *len)

@@ -1,6 +1,6 @@
 //! A workload on a file system whose device writes down everything it is asked to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -19,7 +19,7 @@ use holdfast_fs::xfs::{Mount, MountOptions};
 
 use super::model::{Kind, Model, SECTOR};
 use super::ops::{Op, call};
-use super::workload::{Random, next};
+use super::workload::{Random, next, sequel};
 
 /// What happened, in order.
 #[derive(Clone, Debug)]
@@ -60,6 +60,8 @@ impl CharDevice for Silent {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
+    /// What to begin with.
+    pub first: Vec<Op>,
     pub calls: usize,
     pub block: usize,
     pub reflink: bool,
@@ -68,6 +70,8 @@ pub struct Plan {
     /// Force the log from another thread all the time, so that chains of transactions are
     /// cut into several checkpoints. Such a workload is not the same every time.
     pub forced: bool,
+    /// The file system has pointers to parents.
+    pub parents: bool,
 }
 
 /// What is left of the log when the workload begins near its end.
@@ -132,6 +136,12 @@ impl Stack {
         self.process.close(fd).expect("close");
         self.process.unlink(b"/filler").expect("unlink");
         self.process.sync();
+    }
+    fn unmount(&self) -> Arc<Vec<u8>> {
+        self.process.exit();
+        self.fs.unmount().expect("nobody uses the file system");
+        self.cache.stop();
+        self.bytes()
     }
     fn bytes(&self) -> Arc<Vec<u8>> {
         let mut bytes = vec![0; self.trace_capacity() * 512];
@@ -246,12 +256,14 @@ fn unsupported(e: &Error) -> bool {
 /// # Panics
 /// If a call fails that cannot.
 pub fn record(image: &Arc<Vec<u8>>, plan: &Plan) -> Recording {
-    let stack = Stack::over(image);
+    let mut stack = Stack::over(image);
     if plan.near_wrap {
         stack.fill_log();
-    } else {
-        stack.process.sync();
+        // Mounted anew: what filled the log need not be replayed in every state.
+        let full = stack.unmount();
+        stack = Stack::over(&full);
     }
+    stack.process.sync();
     stack.trace.take();
     let base = stack.bytes();
     let forcing = plan.forced.then(|| Forcing::start(stack.fs.mount()));
@@ -260,10 +272,16 @@ pub fn record(image: &Arc<Vec<u8>>, plan: &Plan) -> Recording {
     let (mut calls, mut events) = (Vec::new(), Vec::new());
     let (mut made, mut refused) = (BTreeMap::new(), BTreeMap::new());
     let mut open: Vec<Fd> = Vec::new();
+    let mut queued = VecDeque::from(plan.first.clone());
     while calls.len() < plan.calls {
-        let op = next(&mut random, &model, plan.block, plan.reflink);
+        let op = queued
+            .pop_front()
+            .unwrap_or_else(|| next(&mut random, &model, plan.block, plan.reflink));
         events.push(Event::Begin(calls.len()));
-        let result = call(&stack.process, &op, &mut open);
+        let result = match (&op, stack.fs.mount().log()) {
+            (Op::Push, Some(log)) => log.push_all(),
+            _ => call(&stack.process, &op, &mut open),
+        };
         add_events(&mut events, stack.trace.take());
         let done = match result {
             Ok(()) => {
@@ -279,6 +297,7 @@ pub fn record(image: &Arc<Vec<u8>>, plan: &Plan) -> Recording {
         events.push(Event::End(calls.len()));
         model.begin(&done);
         model.end(&done);
+        queued.extend(sequel(&mut random, &model, &done));
         if calls.len().is_multiple_of(LOOK) {
             look(&stack.process, &model, plan, calls.len());
             add_events(&mut events, stack.trace.take());
@@ -289,9 +308,7 @@ pub fn record(image: &Arc<Vec<u8>>, plan: &Plan) -> Recording {
     for fd in open {
         stack.process.close(fd).expect("close");
     }
-    stack.process.exit();
-    stack.fs.unmount().expect("nobody uses the file system");
-    stack.cache.stop();
+    stack.unmount();
     events.push(Event::Begin(calls.len()));
     add_events(&mut events, stack.trace.take());
     calls.push(Op::Sync);

@@ -47,6 +47,7 @@ const MIX: &[(&str, usize)] = &[
     ("removexattr", 2),
     ("write", 24),
     ("direct", 4),
+    ("store", 8),
     ("truncate", 6),
     ("punch", 4),
     ("zero", 3),
@@ -57,6 +58,7 @@ const MIX: &[(&str, usize)] = &[
     ("fsync", 10),
     ("fsyncdir", 2),
     ("sync", 1),
+    ("push", 1),
 ];
 
 /// Bytes that are different in every call and at every place, and never zero.
@@ -119,6 +121,31 @@ pub fn next(random: &mut Random, model: &Model, block: usize, reflink: bool) -> 
     }
 }
 
+/// What follows a call, if it is a clone: one of the owners goes, and the other is written
+/// to in place before anything says that this is durable.
+pub fn sequel(random: &mut Random, model: &Model, op: &Op) -> Vec<Op> {
+    let Op::Clone(from, to) = op else { return Vec::new() };
+    let (gone, kept) = if random.chance(50) { (from, to) } else { (to, from) };
+    let mut calls = Vec::new();
+    if random.chance(70) {
+        calls.push(if random.chance(50) { Op::Sync } else { Op::Fsync(to.clone()) });
+    }
+    calls.push(match random.below(3) {
+        0 => Op::Unlink(gone.clone()),
+        1 => Op::Truncate(gone.clone(), 0),
+        _ => Op::Zero(gone.clone(), 0, 40_000),
+    });
+    let size = model.objects[model.names[kept]].contents.now.len();
+    let pos = random.below(size.max(1)) / 4096 * 4096;
+    let len = (1 + random.below(30_000)).next_multiple_of(4096);
+    let bytes = pattern(model.calls(), pos, len);
+    calls.push(match random.below(3) {
+        0 => Op::Write(kept.clone(), pos, bytes),
+        _ => Op::Direct(kept.clone(), pos, bytes),
+    });
+    calls
+}
+
 fn generate(
     kind: &str,
     random: &mut Random,
@@ -165,6 +192,7 @@ fn generate(
         "fsync" => Some(Op::Fsync(random.pick(&names.files)?.clone())),
         "fsyncdir" => Some(Op::Fsync(random.pick(&names.directories)?.clone())),
         "sync" => Some(Op::Sync),
+        "push" => Some(Op::Push),
         _ => contents(kind, random, model, names, block, reflink),
     }
 }
@@ -228,6 +256,11 @@ fn contents(
         "direct" if room => {
             let (pos, len) = (pos / 4096 * 4096, len.next_multiple_of(4096));
             Some(Op::Direct(path, pos, pattern(model.calls(), pos, len)))
+        }
+        "store" if size > 0 => {
+            let pos = random.below(size);
+            let len = len.min(size - pos);
+            Some(Op::Store(path, pos, pattern(model.calls(), pos, len)))
         }
         "truncate" => Some(Op::Truncate(path, random.below(size + 5000).min(LARGEST_FILE))),
         "punch" => Some(Op::Punch(path, pos, len)),

@@ -9,8 +9,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use holdfast_fs::block::{MemDisk, MemDiskConfig, Queue, Sector};
+use holdfast_fs::block::{BlockDevice, MemDisk, MemDiskConfig, Queue, Sector};
 use holdfast_fs::pagecache::{CacheConfig, PageCache};
+use holdfast_fs::platform::Memory;
 use holdfast_fs::platform::host::{HostEnvironment, HostMemory, SimPageTable};
 use holdfast_fs::syscall::{Fd, OpenFlags, Process};
 use holdfast_fs::vfs::{CharDevice, FileSystem, Namespace};
@@ -86,7 +87,7 @@ impl CharDevice for Silent {
 pub struct Volume {
     pub disk: Arc<MemDisk>,
     pub queue: Arc<Queue>,
-    pub memory: Arc<HostMemory>,
+    pub memory: Arc<dyn Memory>,
     pub cache: Arc<PageCache>,
     pub fs: Arc<FileSystem>,
     pub ns: Arc<Namespace>,
@@ -107,8 +108,19 @@ impl Volume {
     }
     /// Mount what is on a disk.
     pub fn on(disk: Arc<MemDisk>) -> Result<Self, MountError> {
-        let queue = Queue::new(disk.clone());
-        let memory = HostMemory::new(16384);
+        Self::with_memory(disk, HostMemory::new(16384))
+    }
+    /// Mount what is on a disk, with pages from `memory`.
+    pub fn with_memory(disk: Arc<MemDisk>, memory: Arc<dyn Memory>) -> Result<Self, MountError> {
+        Self::through(disk.clone(), disk, memory)
+    }
+    /// Mount what is on a disk, through a device of one's own before it.
+    pub fn through(
+        disk: Arc<MemDisk>,
+        device: Arc<dyn BlockDevice>,
+        memory: Arc<dyn Memory>,
+    ) -> Result<Self, MountError> {
+        let queue = Queue::new(device);
         let mount = Mount::open(queue.clone(), memory.clone(), MountOptions::default())?;
         let environment = HostEnvironment::seeded(1);
         mount.set_environment(environment.clone());

@@ -421,6 +421,44 @@ fn a_file_without_names_lives_as_long_as_it_is_open() {
 }
 
 #[test]
+fn what_nobody_holds_is_freed_with_its_last_name() {
+    let v = Volume::over(&mkfs(16, &[]));
+    let p = &v.process;
+    v.touch(b"/warm").unwrap();
+    p.unlink(b"/warm").unwrap();
+    let before = p.statfs(b"/").unwrap();
+    // Others write back, and hold files for a moment, while names go.
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                p.sync();
+            }
+        });
+        for n in 0..400u64 {
+            let fd = v.create(b"/f").unwrap();
+            // Dirty, and not allocated yet, or just being allocated.
+            assert_eq!(p.write(fd, &[7u8; 10_000][..]).unwrap(), 10_000);
+            p.close(fd).unwrap();
+            p.symlink(b"f", b"/l").unwrap();
+            p.mkdir(b"/d", 0o755).unwrap();
+            if n % 3 == 0 {
+                std::thread::yield_now();
+            }
+            p.unlink(b"/f").unwrap();
+            p.unlink(b"/l").unwrap();
+            p.rmdir(b"/d").unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    p.sync();
+    v.fs.sync_all().expect("nothing was to be written where nothing is");
+    let after = p.statfs(b"/").unwrap();
+    assert_eq!((before.files_free, before.blocks_free), (after.files_free, after.blocks_free));
+    v.finish();
+}
+
+#[test]
 fn what_lost_its_name_before_a_crash_is_freed_at_the_next_mount() {
     for (megabytes, options) in &SHAPES[..4] {
         let image = mkfs(*megabytes, options);

@@ -4,6 +4,7 @@
 
 pub mod craft;
 pub mod exercise;
+pub mod features;
 pub mod manifest;
 pub mod mutate;
 pub mod parsers;

@@ -42,7 +42,7 @@ impl Stream {
 
 impl Bench<'_> {
     /// An empty file of this name, made anew.
-    fn fresh(&self, path: &str, flags: OpenFlags) -> Outcome<OpenFile> {
+    pub(super) fn fresh(&self, path: &str, flags: OpenFlags) -> Outcome<OpenFile> {
         match self.cx.process.unlink(path.as_bytes()) {
             Ok(()) | Err(Error::NotFound) => {}
             Err(e) => return Err(failed("unlink")(e)),

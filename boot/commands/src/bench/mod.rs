@@ -6,6 +6,7 @@
 //! | `cases`   | the cases that bear the names of the portable benchmark |
 //! | `growing` | those of them that make and grow files and change names |
 //! | `mapped`  | those of them that map files |
+//! | `growth`  | new files: their rate against the raw device, the extents they get |
 //! | `raw`     | raw transfers of the device against the same work through the file system |
 //! | `journal` | what the log costs: bytes, writes, flushes; instructions of changes |
 //! | `insn`    | the cost of one operation, scaling, I/O of cached writes |
@@ -19,6 +20,7 @@
 mod cases;
 mod data;
 mod growing;
+mod growth;
 mod insn;
 mod journal;
 mod mapped;
@@ -121,13 +123,15 @@ static CASES: &[Case] = &[
 /// Groups that `bench NAME` runs beside the cases.
 static GROUPS: &[Case] = &[
     case("raw", raw::main),
+    case("grow", growth::main),
+    case("extents", growth::extents),
     case("insn", insn::main),
     case("insn_change", journal::instructions),
     case("journal", journal::main),
     case("scaling", insn::scaling),
 ];
 
-/// `bench [raw] [insn] [insn_change] [journal] [scaling] [--size MB] [CASE...]`
+/// `bench [raw] [grow] [extents] [insn] [insn_change] [journal] [scaling] [--size MB] [CASE...]`
 pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
     let mut chosen: Vec<&'static Case> = Vec::new();
     let mut megabytes = 64;

@@ -18,24 +18,24 @@ use crate::files::OpenFile;
 use crate::out;
 
 /// Both sides are measured so often, by turns; the medians count.
-const ROUNDS: usize = 3;
+pub(super) const ROUNDS: usize = 3;
 
 /// Bytes on the device.
-type Piece = (u64, u64);
+pub(super) type Piece = (u64, u64);
 
 /// What the device was asked for while something ran.
 #[derive(Clone, Copy)]
-struct Shape {
+pub(super) struct Shape {
     request_bytes: u64,
     depth_hundredths: u64,
 }
 
 impl Shape {
-    fn of(op: &OpStatistics, all: &QueueStatistics) -> Self {
+    pub(super) fn of(op: &OpStatistics, all: &QueueStatistics) -> Self {
         Self { request_bytes: op.mean_bytes(), depth_hundredths: all.mean_depth_hundredths() }
     }
     /// The same shape in whole requests of whole pages, for raw transfers.
-    fn plan(&self, (pos, len): Piece) -> RawTransfer {
+    pub(super) fn plan(&self, (pos, len): Piece) -> RawTransfer {
         let request_bytes = self.request_bytes.next_multiple_of(PAGE).clamp(PAGE, MIB) as usize;
         let depth = (self.depth_hundredths.div_ceil(100)).clamp(1, 64) as usize;
         RawTransfer { pos, len, request_bytes, depth }
@@ -59,7 +59,7 @@ pub(super) fn main(bench: &mut Bench<'_>, _: &'static str) -> Outcome {
 }
 
 /// Where the file's bytes lie, in order.
-fn pieces(bench: &Bench<'_>, file: &OpenFile) -> Outcome<Vec<Piece>> {
+pub(super) fn pieces(bench: &Bench<'_>, file: &OpenFile) -> Outcome<Vec<Piece>> {
     let (mut pieces, mut odd, mut covered) = (Vec::new(), false, 0);
     let size = bench.size;
     let mapped = bench.cx.process.fiemap(file.fd, 0, size, true, &mut |e| {
@@ -72,14 +72,14 @@ fn pieces(bench: &Bench<'_>, file: &OpenFile) -> Outcome<Vec<Piece>> {
     });
     mapped.map_err(failed("fiemap"))?;
     if odd || covered < size {
-        return Err(Stopped::Skipped("/sb_seq is not written all over".into()));
+        return Err(Stopped::Skipped("the file is not written all over".into()));
     }
     pieces.retain(|p| p.1 > 0);
     Ok(pieces)
 }
 
 /// Statistics of the device while `work` runs, and the nanoseconds it took.
-fn observed(
+pub(super) fn observed(
     bench: &mut Bench<'_>,
     work: &mut dyn FnMut(&mut Bench<'_>) -> Outcome,
 ) -> Outcome<(QueueStatistics, u64)> {
@@ -128,7 +128,7 @@ fn reads(bench: &mut Bench<'_>, disk: &OpenFile, pieces: &[Piece]) -> Outcome {
 }
 
 /// A ratio of rates, that is of times turned round, and both sides' shapes.
-fn compare(
+pub(super) fn compare(
     bench: &mut Bench<'_>,
     name: &str,
     (raw_ns, ns): (u64, u64),
@@ -143,10 +143,15 @@ fn compare(
     out!(bench.cx, "      file system: {}; raw: {}\n", text(shape), text(raw_shape));
 }
 
+/// Bytes that can be dirty before writeback starts by itself.
+pub(super) fn quiet_step(bench: &Bench<'_>) -> u64 {
+    let limit = (bench.cx.system.memory().background_limit_kib << 10) * 3 / 4;
+    (limit / PAGE * PAGE).clamp(16 * PAGE, 16 * MIB).min(bench.size)
+}
+
 /// Writeback of what was dirtied in order, below the limit from which it starts by itself.
 fn writes(bench: &mut Bench<'_>, file: &OpenFile, disk: &OpenFile, pieces: &[Piece]) -> Outcome {
-    let limit = (bench.cx.system.memory().background_limit_kib << 10) * 3 / 4;
-    let step = (limit / PAGE * PAGE).clamp(16 * PAGE, 16 * MIB).min(bench.size);
+    let step = quiet_step(bench);
     let (mut cooked, mut raw, mut total) = (0, 0, 0);
     let (mut shape, mut raw_shape) = (None, None);
     let mut kept = vec![0; step as usize];
@@ -198,7 +203,7 @@ fn add(a: &QueueStatistics, b: &QueueStatistics) -> QueueStatistics {
 
 /// The file in steps of at most so many bytes, none across an extent's end: the offset in
 /// the file, and where it lies.
-fn steps(pieces: &[Piece], step: u64, size: u64) -> Vec<(u64, Piece)> {
+pub(super) fn steps(pieces: &[Piece], step: u64, size: u64) -> Vec<(u64, Piece)> {
     let (mut out, mut offset) = (Vec::new(), 0);
     for &(pos, len) in pieces {
         let mut at = 0;

@@ -236,7 +236,7 @@ fn flag_words(flags: OpenFlags) -> String {
 }
 
 /// Letters and names of an inode's flags, in the order of their bits.
-const XFLAGS: [(u32, char, &str); 17] = [
+pub(super) const XFLAGS: [(u32, char, &str); 17] = [
     (1, 'r', "realtime"),
     (1 << 1, 'p', "prealloc"),
     (1 << 3, 'i', "immutable"),

@@ -6,6 +6,7 @@
 //! | `io`      | pread, pwrite |
 //! | `map`     | mmap, mread, mwrite, msync, munmap, madvise |
 //! | `extent`  | fiemap, bmap |
+//! | `hints`   | chattr, extsize, cowextsize |
 //! | `share`   | reflink, dedupe, copy_range |
 //! | `meta`    | stat, truncate, falloc, fsync and what else works on the open file |
 //! | `numbers` | reading and printing numbers |
@@ -15,6 +16,7 @@
 //! Owns: the open files and mappings of one run. No locks.
 
 mod extent;
+mod hints;
 mod io;
 mod map;
 mod meta;

@@ -2,7 +2,7 @@
 
 use alloc::string::String;
 
-use super::{Outcome, Run, extent, io, map, meta, share};
+use super::{Outcome, Run, extent, hints, io, map, meta, share};
 use crate::out;
 
 type Main = fn(&mut Run<'_>, &[&[u8]]) -> Outcome;
@@ -54,6 +54,7 @@ const fn anywhere(
 
 static COMMANDS: &[Command] = &[
     on_file("bmap", extent::bmap, 0, None, "[-lpv] [-n nx]", "where a file's blocks lie"),
+    on_file("chattr", hints::chattr, 1, Some(1), "[+/-defEC]", "change the file's flags"),
     on_file("close", meta::close, 0, Some(0), "", "close the current file"),
     on_file(
         "copy_range",
@@ -63,6 +64,7 @@ static COMMANDS: &[Command] = &[
         "[-s off] [-d off] [-l len] src_file",
         "copy from another file",
     ),
+    on_file("cowextsize", hints::cowextsize, 0, Some(1), "[cowextsize]", "the hint for copies"),
     on_file(
         "dedupe",
         share::dedupe,
@@ -97,6 +99,7 @@ static COMMANDS: &[Command] = &[
         "[-lv] [-n nx] [offset [len]]",
         "the extents of a file",
     ),
+    on_file("extsize", hints::extsize, 0, Some(1), "[extsize]", "the extent size hint"),
     on_file("file", meta::file, 0, Some(1), "[N]", "choose the current file"),
     on_file("finsert", meta::finsert, 2, Some(2), "off len", "insert a hole"),
     on_file("fpunch", meta::fpunch, 2, Some(2), "off len", "make a hole"),

@@ -6,14 +6,18 @@
 
 mod bad_images;
 mod boot;
+mod by_turns;
 mod command_line;
+mod crash_lab;
 mod disks;
+mod fsck;
 mod geometry;
 mod harness;
 mod io_errors;
 mod linux_dirty;
 mod linux_populated;
 mod main_job;
+mod matrix;
 mod overwrite;
 mod script;
 mod writing;
@@ -32,6 +36,10 @@ pub fn cases() -> Vec<Case> {
         io_errors::cases(),
         overwrite::cases(),
         writing::cases(),
+        by_turns::cases(),
+        fsck::cases(),
+        matrix::cases(),
+        crash_lab::cases(),
         linux_populated::cases(),
         linux_dirty::cases(),
         main_job::cases(),

@@ -1,17 +1,20 @@
-//! Holdfast and Linux work on the same images by turns; each finds what the other left,
-//! cleanly unmounted or not.
+//! What Holdfast wrote: killed and booted again, read by other programs, refused where it
+//! must be.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader, Read};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal};
 
+use super::crash_lab::{relative, setting, workload};
 use super::harness::{Holdfast, Image};
-use crate::image::{MIB, Recipe};
+use crate::image::{MIB, Manifest, Recipe};
 use crate::judge;
-use crate::linux_guest::prepare;
 use crate::pattern::Stream;
 use crate::process;
 use crate::testing::case::Case;
@@ -21,7 +24,6 @@ use crate::workspace::Workspace;
 /// The tests of this module.
 pub fn cases() -> Vec<Case> {
     vec![
-        Case::new("e2e::writing::by_turns_with_linux", by_turns).with_linux(),
         Case::new("e2e::writing::killed_and_booted_again", killed),
         Case::new("e2e::writing::a_readonly_mount_answers_erofs", readonly),
         Case::new("e2e::writing::logprint_reads_the_log", logprint),
@@ -30,234 +32,90 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// Names of the geometries, arguments of mkfs.xfs.
-const GEOMETRIES: [(&str, &str); 4] = [
-    ("defaults", ""),
-    ("block-1k", "-b size=1024 -m finobt=0"),
-    ("rmapbt", "-m rmapbt=1 -i nrext64=1"),
-    ("sector-4k-stripe", "-s size=4096 -d su=64k,sw=2"),
-];
-
-/// Operations that Holdfast's script and a shell of Linux understand alike, on paths
-/// that start at the root. What there is is remembered, so that each one succeeds.
-struct Workload {
-    random: Stream,
-    directories: Vec<String>,
-    files: Vec<(String, u64)>,
-    made: u64,
-}
-
-/// Bytes of the ranges that are cut out and inserted: whole blocks of all geometries.
-const RANGE: u64 = 8192;
-
-impl Workload {
-    fn new(seed: u64) -> Self {
-        let directories = vec!["top".to_string()];
-        Self { random: Stream::new(seed), directories, files: Vec::new(), made: 0 }
-    }
-    fn name(&mut self) -> String {
-        self.made += 1;
-        let at = self.random.below(self.directories.len() as u64) as usize;
-        let long = "x".repeat(self.random.below(60) as usize);
-        format!("{}/n{}{long}", self.directories[at], self.made)
-    }
-    /// The lines of one turn.
-    fn turn(&mut self, operations: usize) -> String {
-        let mut script = String::from("mkdir -p top\n");
-        for _ in 0..operations {
-            let line = self.operation();
-            let _ = writeln!(script, "{line}");
-        }
-        script
-    }
-    fn operation(&mut self) -> String {
-        let kind = self.random.below(20);
-        if self.files.len() < 5 || kind < 6 {
-            let (name, size) = (self.name(), 1 + self.random.below(200_000));
-            let seed = 1 + self.random.below(250);
-            self.files.push((name.clone(), size));
-            return format!("xfs_io -f -c 'pwrite -q -S {seed} 0 {size}' {name}");
-        }
-        let at = self.random.below(self.files.len() as u64) as usize;
-        let (path, size) = self.files[at].clone();
-        match kind {
-            6 => {
-                let name = self.name();
-                self.directories.push(name.clone());
-                format!("mkdir {name}")
-            }
-            7 | 8 => {
-                let name = self.name();
-                self.files[at].0.clone_from(&name);
-                format!("mv {path} {name}")
-            }
-            9 => {
-                self.files.swap_remove(at);
-                format!("rm {path}")
-            }
-            10 => {
-                let name = self.name();
-                self.files.push((name.clone(), size));
-                format!("cp {path} {name}")
-            }
-            11 => {
-                let name = self.name();
-                format!("ln -s target-of-{} {name}", self.made)
-            }
-            12 => {
-                let new = self.random.below(300_000);
-                self.files[at].1 = new;
-                format!("xfs_io -c 'truncate {new}' {path}")
-            }
-            13 => {
-                let from = self.random.below(size + 1);
-                format!("xfs_io -c 'fpunch {from} {}' {path}", 1 + self.random.below(100_000))
-            }
-            14 => {
-                let from = self.random.below(size + 1);
-                let len = 1 + self.random.below(50_000);
-                self.files[at].1 = size.max(from + len);
-                format!("xfs_io -c 'falloc {from} {len}' {path}")
-            }
-            15 if size > 3 * RANGE => {
-                self.files[at].1 = size - RANGE;
-                format!("xfs_io -c 'fcollapse {RANGE} {RANGE}' {path}")
-            }
-            16 if size > RANGE => {
-                self.files[at].1 = size + RANGE;
-                format!("xfs_io -c 'finsert 0 {RANGE}' {path}")
-            }
-            17 => format!("chmod {:o} {path}", 0o400 + self.random.below(0o377)),
-            _ => {
-                let from = self.random.below(size + 5000);
-                let len = 1 + self.random.below(60_000);
-                self.files[at].1 = size.max(from + len);
-                let seed = 1 + self.random.below(250);
-                format!("xfs_io -c 'pwrite -q -S {seed} {from} {len}' {path}")
-            }
-        }
-    }
-}
-
-/// What Linux says of every object: path, type, mode, links, size, and of files the hash.
-const LINUX_LIST: &str = "list() { (cd $1 && find . -mindepth 1 | LC_ALL=C sort | \
-    while read -r path; do stat -c '%n %f %h %s' \"$path\" | \
-    sed '/ 41ed /s/ [0-9]*$//'; done; \
-    find . -type f | LC_ALL=C sort | xargs -r sha256sum); }\n";
-
-fn by_turns(workspace: &Workspace) -> Result<()> {
-    let guest = prepare::guest(workspace)?;
-    let scratch = workspace.scratch()?;
-    let mut disks = Vec::new();
-    for (name, mkfs) in GEOMETRIES {
-        let (disk, model) = (scratch.path().join(name), scratch.path().join(format!("{name}-m")));
-        Recipe::new(96 * MIB).mkfs(mkfs).make(workspace, &disk)?;
-        Recipe::new(96 * MIB).make(workspace, &model)?;
-        disks.push((disk, model));
-    }
-    let mut loads: Vec<Workload> = (0..).map(Workload::new).take(disks.len()).collect();
-    let mut history: Vec<String> = vec![String::new(); disks.len()];
-    // Holdfast ends a turn by an unmount or as a power cut would end it; so does Linux.
-    for (turn, linux_cut, ours_cut) in [(0, true, false), (1, false, true), (2, true, true)] {
-        let mut script = String::from("set -e\n");
-        let mut job = guest.job("");
-        for (device, (index, (disk, _))) in ('a'..).zip(disks.iter().enumerate()) {
-            let lines = loads[index].turn(60);
-            history[index].push_str(&lines);
-            let end = if linux_cut {
-                "sync; xfs_io -x -c 'shutdown -f' /mnt; cd /; umount /mnt"
-            } else {
-                "cd /; umount /mnt"
-            };
-            let _ = write!(script, "mount -t xfs /dev/vd{device} /mnt; cd /mnt\n{lines}{end}\n");
-            job = job.disk(disk);
-        }
-        let done = job.script(script).run(workspace)?;
-        let complaints = done.complaints();
-        done.success().with_context(|| format!("turn {turn} of Linux:\n{complaints}"))?;
-        for (index, (disk, _)) in disks.iter().enumerate() {
-            let lines = loads[index].turn(60);
-            history[index].push_str(&lines);
-            let end = if ours_cut { "sync\nshutdown-fs -f\n" } else { "" };
-            let holdfast = Holdfast::new(workspace).disk(disk).with("--page-cache 8M");
-            let output = holdfast.script(format!("{lines}{end}"))?.no_panic()?;
-            let name = GEOMETRIES[index].0;
-            if ours_cut {
-                // The unmount after it fails, and says so.
-                output.complains("shut down").with_context(|| format!("{name}, turn {turn}"))?;
-            } else {
-                output.success().with_context(|| format!("{name}, turn {turn}"))?;
-                judge::repair(disk)?.demand("xfs_repair -n").context(name)?;
-            }
-        }
-    }
-    compare_with_model(workspace, &disks, &history)
-}
-
-/// Linux alone does everything once more on fresh images; the outcome is the same.
-fn compare_with_model(
-    workspace: &Workspace,
-    disks: &[(PathBuf, PathBuf)],
-    history: &[String],
-) -> Result<()> {
-    let guest = prepare::guest(workspace)?;
-    for ((disk, model), (lines, (name, _))) in disks.iter().zip(history.iter().zip(GEOMETRIES)) {
-        let script = format!(
-            "set -e\n{LINUX_LIST}mkdir -p /one /two\n\
-             mount -t xfs /dev/vda /one; mount -t xfs /dev/vdb /two\ncd /two\n{lines}\ncd /\n\
-             list /one > /ours; list /two > /model; wc -l < /ours\n\
-             diff /model /ours || exit 9\numount /one; umount /two\n"
-        );
-        let done = guest.job(script).disk(disk).disk(model).run(workspace)?;
-        let complaints = done.complaints();
-        ensure!(complaints.is_empty(), "{name}: Linux complains:\n{complaints}");
-        let text = done.success().with_context(|| format!("{name}: not as the model"))?;
-        let listed: u64 = text.trim().parse().with_context(|| format!("{name}: {text}"))?;
-        ensure!(listed > 100, "{name}: only {listed} lines compared");
-        judge::repair(disk)?.demand("xfs_repair -n").context(name)?;
-    }
-    Ok(())
-}
-
-/// The emulator is killed again and again while the guest makes files; what the guest said
-/// was durable is there each time.
+/// The emulator is killed at random moments while the guest works, booted again, and what it
+/// said was durable is there each time, all of what it did before included.
+///
+/// `HOLDFAST_KILL_ROUNDS=n` sets how often, `HOLDFAST_KILL_SEED=n` draws other moments and
+/// other work.
 fn killed(workspace: &Workspace) -> Result<()> {
-    let image = Image::small(workspace)?;
-    let mut random = Stream::new(77);
-    let mut durable: Vec<String> = Vec::new();
-    for round in 0..4 {
-        let mut script = String::new();
-        for number in 0..400 {
-            let name = format!("/r{round}-{number}");
-            let size = 1 + random.below(30_000);
-            let _ = writeln!(script, "xfs_io -f -c 'pwrite -q -S 7 0 {size}' -c fsync {name}");
-            if number % 7 == 3 {
-                let _ = writeln!(script, "mv {name} {name}-moved\nsync\necho {name}-moved {size}");
-            } else if number % 5 == 2 {
-                let _ = writeln!(script, "rm {name}");
-            } else {
-                let _ = writeln!(script, "echo {name} {size}");
-            }
-        }
-        script.push_str("sleep 100\n");
-        let limit = format!("--timeout {}", 5 + random.below(6));
-        let holdfast = Holdfast::new(workspace).disk(&image.path).unlimited().with(&limit);
-        let output = holdfast.script(script)?.no_panic()?.expect(124)?;
-        durable.extend(output.text().lines().map(str::to_owned));
+    let image = Image::make(workspace, &Recipe::new(96 * MIB))?;
+    let rounds = setting("HOLDFAST_KILL_ROUNDS", 6)?;
+    let seed = setting("HOLDFAST_KILL_SEED", 77)?;
+    let mut random = Stream::new(seed);
+    let mut settled = Manifest::new();
+    let mut acknowledged = 0;
+    for round in 0..rounds {
+        let prefix = format!("r{round}-");
+        let work = workload::Workload::new(random.next_u64(), 400, true, &prefix);
+        let (most, delay) = (1 + random.below(60), Duration::from_micros(random.below(200_000)));
+        let script = work.script(|step| format!("echo step {step}")) + "sleep 100\n";
+        let steps = work_until_killed(workspace, &image, &script, most, delay)?;
+        acknowledged += steps;
         // Booting again recovers the log.
-        let mut check = String::new();
-        for line in &durable {
-            let name = line.split(' ').next().unwrap_or_default();
-            let _ = writeln!(check, "stat -c '%n %s' {name}");
-        }
-        let holdfast = Holdfast::new(workspace).disk(&image.path);
-        let seen = holdfast.script(check)?.success()?.text();
-        let seen: Vec<&str> = seen.lines().collect();
-        ensure!(seen == durable, "round {round}: {} of {} are there", seen.len(), durable.len());
-        image.is_clean().with_context(|| format!("round {round}"))?;
+        let holdfast = || Holdfast::new(workspace).disk(&image.path);
+        let what = || format!("seed {seed}, round {round}, killed after {steps} steps");
+        let output = holdfast().run_line("sha256sum -r /")?.success().with_context(what)?;
+        let (new, old): (Manifest, Manifest) = relative(output.manifest()?)
+            .into_iter()
+            .partition(|(name, _)| name.starts_with(&prefix));
+        judge::compare(("before", &settled), ("after", &old))
+            .demand("contents")
+            .with_context(what)?;
+        let read = |name: &str| Ok(holdfast().run(&["cat", name])?.success()?.stdout);
+        work.window(steps).allows(&new, read).with_context(what)?;
+        image.is_clean().with_context(what)?;
+        settled.extend(new);
     }
-    ensure!(!durable.is_empty(), "no file was ever durable");
+    eprintln!("killed {rounds} times; {acknowledged} steps were acknowledged and there");
+    ensure!(acknowledged > 0 && !settled.is_empty(), "nothing was ever durable");
     Ok(())
+}
+
+/// Run a script and kill everything `delay` after it has printed `most` lines. How many
+/// steps it said were done.
+fn work_until_killed(
+    workspace: &Workspace,
+    image: &Image,
+    script: &str,
+    most: u64,
+    delay: Duration,
+) -> Result<usize> {
+    let path = image.beside("script");
+    fs::write(&path, script)?;
+    let holdfast = Holdfast::new(workspace).disk(&image.path);
+    let mut running = holdfast.start_running(&[OsStr::new("--script"), path.as_os_str()])?;
+    let mut output = BufReader::new(running.child().stdout.take().context("no output")?);
+    let mut said = String::new();
+    for _ in 0..most {
+        ensure!(output.read_line(&mut said)? > 0, "the guest ended by itself:\n{said}");
+    }
+    ensure!(running.wait(Some(delay))?.is_none(), "the guest ended by itself:\n{said}");
+    let emulator = child_of(running.child().id())?;
+    rustix::process::kill_process(emulator, Signal::KILL)?;
+    output.read_to_string(&mut said)?;
+    let ended = running.wait(None)?.and_then(|status| status.code());
+    ensure!(ended == Some(125), "status {ended:?} after the emulator was killed");
+    // A line that was cut off does not count, nor does what commands print.
+    let whole = said.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let steps = whole.lines().filter_map(|line| line.strip_prefix("step ")?.parse::<usize>().ok());
+    Ok(steps.max().map_or(0, |last| last + 1))
+}
+
+/// The only child of a process.
+pub(super) fn child_of(parent: u32) -> Result<Pid> {
+    let mut found = None;
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        // It may have ended by now.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        if behind_name.split_whitespace().nth(1) == Some(&parent.to_string()) {
+            ensure!(found.is_none(), "more than one child");
+            found = Pid::from_raw(pid);
+        }
+    }
+    found.context("no child")
 }
 
 fn readonly(workspace: &Workspace) -> Result<()> {

@@ -4,9 +4,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use object::{File, Object, ObjectSection};
+
+use crate::process;
+use crate::tools;
 
 /// All modules below a directory, by name.
 #[derive(Debug)]
@@ -38,7 +42,7 @@ impl Modules {
         if order.iter().any(|(known, _)| *known == name) {
             return Ok(());
         }
-        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes = contents(path)?;
         for needed in depends(&bytes)? {
             self.visit(&needed, order)?;
         }
@@ -53,12 +57,22 @@ fn collect(directory: &Path, paths: &mut BTreeMap<String, PathBuf>) -> Result<()
         if path.is_dir() && !path.is_symlink() {
             collect(&path, paths)?;
         } else if let Some(name) = path.file_name().and_then(|name| name.to_str())
-            && let Some(stem) = name.strip_suffix(".ko")
+            && let Some((stem, "" | ".xz" | ".zst")) = name.split_once(".ko")
         {
             paths.insert(stem.replace('-', "_"), path);
         }
     }
     Ok(())
+}
+
+/// A module's bytes, unpacked.
+pub fn contents(path: &Path) -> Result<Vec<u8>> {
+    let tool = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("xz") => tools::XZ,
+        Some("zst") => tools::ZSTD,
+        _ => return fs::read(path).with_context(|| format!("cannot read {}", path.display())),
+    };
+    process::output(Command::new(tools::need(&tool)?).arg("-dcq").arg(path))
 }
 
 /// The modules that one names in `depends=` and `softdep=pre:`.

@@ -9,8 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::LinuxGuest;
 use super::cpio::Archive;
-use super::modules::Modules;
+use super::modules::{self, Modules};
 use crate::failure::Failure;
+use crate::newer::{self, Suite, Xfsprogs};
 use crate::process;
 use crate::tools::{self, Tool};
 use crate::workspace::Workspace;
@@ -21,6 +22,9 @@ const REVISION: &str = "2";
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 /// A kernel package to use instead of downloading one.
 const KERNEL_VARIABLE: &str = "HOLDFAST_LINUX_DEB";
+/// Where Debian's programs look for the dynamic loader and for libraries.
+const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
+const LIBRARIES: &str = "lib/x86_64-linux-gnu";
 /// Modules that the guest loads.
 const MODULES: [&str; 5] = ["virtio_pci", "virtio_blk", "virtio_console", "crc32c-intel", "xfs"];
 /// Programs of the guest besides busybox.
@@ -33,43 +37,66 @@ const PROGRAMS: [&Tool; 6] = [
     &tools::SETFATTR,
 ];
 
+/// Where a guest's kernel and programs come from.
+#[derive(Clone, Debug)]
+enum Origin {
+    /// This machine's release.
+    Machine,
+    /// A newer release, with its xfsprogs.
+    Newer(Xfsprogs),
+}
+
 /// The prepared guest; prepares it when that has not been done.
 pub fn guest(workspace: &Workspace) -> Result<LinuxGuest> {
-    let qemu = tools::need(&tools::QEMU)?;
     let cache = workspace.cache()?.join("linux-guest");
-    fs::create_dir_all(&cache)?;
-    let _lock = lock(&cache.join("lock"))?;
+    prepared(&cache, &Origin::Machine).context("the Linux guest")
+}
+
+/// The guest with the kernel and the xfsprogs of a newer release.
+pub fn newer_guest(workspace: &Workspace) -> Result<LinuxGuest> {
+    let programs = Xfsprogs::get(workspace)?;
+    let cache = newer::cache(workspace)?.join("linux-guest");
+    prepared(&cache, &Origin::Newer(programs)).context("the newer Linux guest")
+}
+
+fn prepared(cache: &Path, origin: &Origin) -> Result<LinuxGuest> {
+    let qemu = tools::need(&tools::QEMU)?;
+    fs::create_dir_all(cache)?;
+    let _lock = process::lock(&cache.join("lock"))?;
     let guest = LinuxGuest { qemu, kernel: cache.join("vmlinux"), initrd: cache.join("initrd") };
     let revision = cache.join("revision");
     let known = fs::read_to_string(&revision).unwrap_or_default();
     if known != REVISION || !guest.kernel.is_file() || !guest.initrd.is_file() {
         eprintln!("run.sh: preparing the Linux guest in {}", cache.display());
-        prepare(&cache, &guest).context("cannot prepare the Linux guest")?;
+        prepare(cache, &guest, origin).context("cannot prepare it")?;
         fs::write(&revision, REVISION)?;
     }
     Ok(guest)
 }
 
-/// Only one process prepares; the lock goes with the file.
-fn lock(path: &Path) -> Result<fs::File> {
-    let file = fs::File::create(path).context("cannot make the guest's lock file")?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
-    Ok(file)
-}
-
-fn prepare(cache: &Path, guest: &LinuxGuest) -> Result<()> {
+fn prepare(cache: &Path, guest: &LinuxGuest, origin: &Origin) -> Result<()> {
     let work = tempfile::Builder::new().prefix("work-").tempdir_in(cache)?;
     process::remove_on_signal(work.path());
-    let package = kernel_package(work.path())?;
+    let package = match origin {
+        Origin::Machine => kernel_package(work.path())?,
+        Origin::Newer(_) => newer_kernel_package(work.path())?,
+    };
     let root = work.path().join("root");
     process::output(Command::new("dpkg").arg("-x").arg(&package).arg(&root))?;
     let kernel = work.path().join("vmlinux");
     unpack_kernel(&one_below(&root.join("boot"), "vmlinuz-")?, &kernel)?;
     let initrd = work.path().join("initrd");
-    fs::write(&initrd, base_archive(&root, work.path())?)?;
+    fs::write(&initrd, base_archive(&root, work.path(), origin)?)?;
     fs::rename(&kernel, &guest.kernel)?;
     fs::rename(&initrd, &guest.initrd)?;
     Ok(())
+}
+
+/// The kernel's package of the newer release, downloaded.
+fn newer_kernel_package(into: &Path) -> Result<PathBuf> {
+    let suite = Suite::open(&into.join("apt"))?;
+    suite.download(&suite.dependency(KERNEL_PACKAGE, "linux-image-")?, into)?;
+    one_below(into, "linux-image-")
 }
 
 /// The kernel's package: named by the user, or downloaded.
@@ -140,7 +167,7 @@ fn unpack_kernel(compressed: &Path, to: &Path) -> Result<()> {
 }
 
 /// The archive with everything but a job.
-fn base_archive(root: &Path, work: &Path) -> Result<Vec<u8>> {
+fn base_archive(root: &Path, work: &Path, origin: &Origin) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     for directory in ["dev", "proc", "sys", "tmp", "mnt", "etc"] {
         archive.directory(directory);
@@ -151,34 +178,61 @@ fn base_archive(root: &Path, work: &Path) -> Result<Vec<u8>> {
     add_modules(&mut archive, root, work)?;
     let busybox = fs::read(tools::need(&tools::BUSYBOX)?)?;
     archive.file("bin/busybox", &busybox, 0o755);
-    let mut libraries = BTreeSet::new();
-    for tool in PROGRAMS {
-        libraries.extend(add_program(&mut archive, tool)?);
-    }
-    for library in libraries {
-        archive.file(library.trim_start_matches('/'), &fs::read(&library)?, 0o755);
+    match origin {
+        Origin::Machine => add_programs(&mut archive)?,
+        Origin::Newer(programs) => add_newer_programs(&mut archive, programs)?,
     }
     Ok(archive.finish())
 }
 
 fn add_modules(archive: &mut Archive, root: &Path, work: &Path) -> Result<()> {
-    // Debian's own modules are plain files; compressed ones would be unpacked here.
-    let modules = Modules::below(&root.join("lib/modules"))?.closure(&MODULES)?;
+    let places = ["lib/modules", "usr/lib/modules"].map(|place| root.join(place));
+    let place = places.iter().find(|place| place.is_dir()).context("a kernel without modules")?;
+    let modules = Modules::below(place)?.closure(&MODULES)?;
     ensure!(modules.iter().any(|(name, _)| name == "xfs"), "the Linux package has no xfs module");
     let objcopy = tools::need(&tools::OBJCOPY)?;
     let mut list = String::new();
     for (name, path) in modules {
-        let slim = work.join(&name);
+        let (whole, slim) = (work.join(format!("{name}.whole")), work.join(&name));
+        fs::write(&whole, modules::contents(&path)?)?;
         // Without its trace events a module loads in half the time.
         let mut command = Command::new(&objcopy);
         command.args(["--strip-debug", "-R", ".BTF"]);
         command.args(["--rename-section", "_ftrace_events=.data.unused_events"]);
         command.args(["--rename-section", "_ftrace_eval_map=.data.unused_maps"]);
-        process::output(command.arg(&path).arg(&slim))?;
+        process::output(command.arg(&whole).arg(&slim))?;
         archive.file(&format!("modules/{name}.ko"), &fs::read(&slim)?, 0o644);
         list.push_str(&format!("{name}.ko\n"));
     }
     archive.file("modules/order", list.as_bytes(), 0o644);
+    Ok(())
+}
+
+/// Adds the programs of this machine and their shared libraries.
+fn add_programs(archive: &mut Archive) -> Result<()> {
+    let mut libraries = BTreeSet::new();
+    for tool in PROGRAMS {
+        libraries.extend(add_program(archive, tool)?);
+    }
+    for library in libraries {
+        archive.file(library.trim_start_matches('/'), &fs::read(&library)?, 0o755);
+    }
+    Ok(())
+}
+
+/// Adds the programs of the newer release and their shared libraries.
+fn add_newer_programs(archive: &mut Archive, programs: &Xfsprogs) -> Result<()> {
+    let mut libraries = BTreeSet::new();
+    for tool in PROGRAMS {
+        let program = programs.real(tool.program)?;
+        archive.file(&format!("bin/{}", tool.program), &fs::read(program)?, 0o755);
+        libraries.extend(programs.libraries_of(tool.program)?);
+    }
+    archive.file(LOADER, &fs::read(programs.loader())?, 0o755);
+    for library in libraries {
+        let name = library.file_name().context("a library without a name")?.to_string_lossy();
+        archive.file(&format!("{LIBRARIES}/{name}"), &fs::read(&library)?, 0o755);
+    }
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -13,6 +13,7 @@ use super::libtest::{Reader, Word};
 use super::report::{Outcome, Report};
 use super::{add, fail};
 use crate::kernel_image::{cargo, messages};
+use crate::newer;
 use crate::process::{self, Running};
 use crate::workspace::Workspace;
 
@@ -75,14 +76,20 @@ struct Program {
     directory: PathBuf,
 }
 
-/// Builds and runs them all.
-pub fn run(workspace: &Workspace, selection: &Selection, report: &Mutex<Report>) {
+/// Builds and runs them all. `newer` is the directory of the newer xfsprogs.
+pub fn run(
+    workspace: &Workspace,
+    selection: &Selection,
+    report: &Mutex<Report>,
+    newer: Option<&Path>,
+) {
     for set in &SETS {
         let group = format!("host::{}", set.name);
         if !selection.may_select(&group) {
             continue;
         }
         println!("\n== {group} ({} {})", set.package, set.features.join(" "));
+        let start = Instant::now();
         let programs = match build(workspace, set) {
             Ok(programs) => programs,
             Err(error) => {
@@ -90,11 +97,14 @@ pub fn run(workspace: &Workspace, selection: &Selection, report: &Mutex<Report>)
                 continue;
             }
         };
+        println!("built in {:.0} s", start.elapsed().as_secs_f64());
         for program in &programs {
-            if let Err(error) = run_program(&group, program, selection, report) {
-                let name = program.path.file_name().unwrap_or_default().to_string_lossy();
+            let start = Instant::now();
+            let name = program.path.file_name().unwrap_or_default().to_string_lossy();
+            if let Err(error) = run_program(&group, program, selection, report, newer) {
                 fail(report, &format!("{group}::{name}"), &format!("{error:#}"));
             }
+            println!("{name} took {:.0} s", start.elapsed().as_secs_f64());
         }
         if selection.is_all()
             && let Err(error) = run_documentation(workspace, &group, set, report)
@@ -129,8 +139,10 @@ fn run_program(
     program: &Program,
     selection: &Selection,
     report: &Mutex<Report>,
+    newer: Option<&Path>,
 ) -> Result<()> {
     let mut command = Command::new(&program.path);
+    command.envs(newer.map(|directory| (newer::VARIABLE, directory)));
     command.current_dir(&program.directory).env("CARGO_MANIFEST_DIR", &program.directory);
     command.args(["--test-threads", "2"]);
     if !selection.is_all() {

@@ -63,7 +63,8 @@ pub fn run(workspace: &Workspace, options: &TestOptions) -> Result<u8> {
         run_own(workspace, "tidy::", &selection, &report, without)?;
     }
     if selection.may_select("host") {
-        host::run(workspace, &selection, &report);
+        let newer = newer_programs(workspace, &selection, &report, without);
+        host::run(workspace, &selection, &report, newer.as_deref());
     }
     if selection.may_select("kernel") {
         kernel::run(workspace, &selection, &report);
@@ -109,6 +110,26 @@ fn run_own(
     runner.run_all(together, WORKERS, report);
     runner.run_all(alone, 1, report);
     Ok(())
+}
+
+/// The directory of the newer xfsprogs for tests of `fs` on the host, which ask their judge
+/// where they make what the machine's own does not know.
+fn newer_programs(
+    workspace: &Workspace,
+    selection: &Selection,
+    report: &Mutex<Report>,
+    without: &[Judge],
+) -> Option<PathBuf> {
+    if !selection.may_select("host::fs") || without.contains(&Judge::NewerXfsprogs) {
+        return None;
+    }
+    match Xfsprogs::get(workspace) {
+        Ok(programs) => Some(programs.directory().to_path_buf()),
+        Err(error) => {
+            fail(report, "host::newer_xfsprogs_can_be_had", &newer::unavailable(&error));
+            None
+        }
+    }
 }
 
 /// Takes out the tests that cannot do without a judge that the user does without.

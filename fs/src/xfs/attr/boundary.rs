@@ -60,6 +60,14 @@ pub(in crate::xfs) fn boundary_for(ip: &LockedInode<'_>, bytes: usize) -> Option
     (wanted >= data_bytes(ip)).then(|| wanted.min(furthest(ip)))
 }
 
+/// Where the attribute fork of a new inode starts.
+pub(super) const fn first_boundary(format: Format) -> usize {
+    match format {
+        Format::Device => ALIGN,
+        _ => USUAL / ALIGN * ALIGN,
+    }
+}
+
 /// Where a new attribute fork starts, `bytes` being wanted there at first. If that does
 /// not fit beside the data, the data stays in the inode as long as it can.
 pub(super) fn new_boundary(ip: &LockedInode<'_>, bytes: usize) -> usize {

@@ -11,9 +11,10 @@
 
 use alloc::vec::Vec;
 
+use super::hash_of;
 use super::leaf::{self, Item};
 use crate::error::{Error, Result};
-use crate::xfs::da::{Path, Siblings, Store, Tree, hash_name};
+use crate::xfs::da::{Path, Siblings, Store, Tree};
 use crate::xfs::ondisk::attr_leaf::{INCOMPLETE, Leaf, NAMESPACE, Value, local_bytes};
 use crate::xfs::ondisk::attr_remote::room;
 use crate::xfs::ondisk::attr_sf::{EntryHead, Header, View};
@@ -22,16 +23,28 @@ use crate::xfs::ondisk::block::BlockKind;
 /// The longest name or value in the inode.
 const SMALL_MAX: usize = 255;
 
-/// An attribute's name on disk.
+/// What an attribute is found by.
 #[derive(Clone, Copy)]
 pub(super) struct Key<'a> {
     pub(super) namespace: u8,
     pub(super) name: &'a [u8],
+    /// Pointers to parents are found by what they point to as well: a file can have one
+    /// name in several directories.
+    pub(super) value: Option<&'a [u8]>,
 }
 
-impl Key<'_> {
-    fn hash(&self) -> u32 {
-        hash_name(self.name.iter().copied())
+impl<'a> Key<'a> {
+    /// An attribute that its name alone identifies.
+    pub(super) const fn named(namespace: u8, name: &'a [u8]) -> Self {
+        Self { namespace, name, value: None }
+    }
+    fn is(&self, flags: u8, name: &[u8], value: Option<&[u8]>) -> bool {
+        leaf::is_of(flags, self.namespace)
+            && name == self.name
+            && (self.value.is_none() || value == self.value)
+    }
+    fn is_small(&self, entry: &(u8, &[u8], &[u8])) -> bool {
+        self.is(entry.0, entry.1, Some(entry.2))
     }
 }
 
@@ -43,9 +56,14 @@ struct Found<B> {
     remote: Option<(u32, u32)>,
 }
 
+/// Is the attribute with these flags, name, and value, if that is in the leaf, meant?
+type IsMeant<'f> = &'f dyn Fn(u8, &[u8], Option<&[u8]>) -> bool;
+
 /// An attribute fork being changed.
 pub(super) struct Attrs<'s, S: Store> {
     pub(super) s: &'s mut S,
+    /// Directories take names that differ in case only for one; their hashes say so.
+    pub(super) ignore_case: bool,
 }
 
 const TREE: Tree = Tree {
@@ -89,6 +107,9 @@ fn encode(small: &Small<'_>) -> Vec<u8> {
 }
 
 impl<S: Store> Attrs<'_, S> {
+    fn hash(&self, key: Key<'_>) -> u32 {
+        hash_of(key.namespace, key.name, key.value.unwrap_or(&[]), self.ignore_case)
+    }
     fn has_blocks(&self) -> bool {
         self.s.end_before(super::SPACE_BLOCKS) > 0
     }
@@ -102,8 +123,7 @@ impl<S: Store> Attrs<'_, S> {
     /// Is the attribute there?
     pub(super) fn contains(&mut self, key: Key<'_>) -> Result<bool> {
         if let Some(bytes) = self.s.local() {
-            let small = self.decode(bytes)?;
-            return Ok(small.iter().any(|e| e.0 & NAMESPACE == key.namespace && e.1 == key.name));
+            return Ok(self.decode(bytes)?.iter().any(|e| key.is_small(e)));
         }
         Ok(self.has_blocks() && self.find(key)?.is_some())
     }
@@ -125,18 +145,36 @@ impl<S: Store> Attrs<'_, S> {
         if let Some(found) = self.find(key)? {
             self.take_out(found)?;
         }
-        self.sweep(key.hash())?;
+        self.sweep(self.hash(key))?;
         let item = self.item(key, value)?;
         self.insert(item)?;
         Ok(())
+    }
+    /// Set `new`, and remove `old`, which may be missing, in its stead.
+    pub(super) fn replace(&mut self, old: Key<'_>, new: Key<'_>, value: &[u8]) -> Result<()> {
+        if (old.name, old.value) == (new.name, new.value) {
+            return self.set(new, value);
+        }
+        if let Some(bytes) = self.s.local() {
+            // What was in the inode may stay there, if only one of them is at a time.
+            let bytes = bytes.to_vec();
+            let mut small = self.decode(&bytes)?;
+            small.retain(|e| !old.is_small(e));
+            self.s.set_local(encode(&small));
+            return self.set(new, value);
+        }
+        self.set(new, value)?;
+        match self.remove(old) {
+            Err(Error::NoAttribute) => Ok(()),
+            other => other,
+        }
     }
     /// Remove an attribute.
     pub(super) fn remove(&mut self, key: Key<'_>) -> Result<()> {
         if let Some(bytes) = self.s.local() {
             let bytes = bytes.to_vec();
             let mut small = self.decode(&bytes)?;
-            let same = |e: &(u8, &[u8], &[u8])| e.0 & NAMESPACE == key.namespace && e.1 == key.name;
-            let i = small.iter().position(same).ok_or(Error::NoAttribute)?;
+            let i = small.iter().position(|e| key.is_small(e)).ok_or(Error::NoAttribute)?;
             small.remove(i);
             self.s.set_local(encode(&small));
             return Ok(());
@@ -146,7 +184,7 @@ impl<S: Store> Attrs<'_, S> {
         }
         let found = self.find(key)?.ok_or(Error::NoAttribute)?;
         self.take_out(found)?;
-        self.sweep(key.hash())?;
+        self.sweep(self.hash(key))?;
         self.shrink_to_small()
     }
 
@@ -161,7 +199,7 @@ impl<S: Store> Attrs<'_, S> {
             None => encode(&Small::new()),
         };
         let mut small = self.decode(&bytes)?;
-        small.retain(|e| e.0 & NAMESPACE != key.namespace || e.1 != key.name);
+        small.retain(|e| !key.is_small(e));
         if value.len() <= SMALL_MAX && small.len() < SMALL_MAX {
             small.push((key.namespace, key.name, value));
             if self.s.make_room(small_bytes(&small))? {
@@ -173,7 +211,7 @@ impl<S: Store> Attrs<'_, S> {
         let mut items: Vec<Item> = small
             .iter()
             .map(|(flags, name, value)| {
-                let hash = hash_name(name.iter().copied());
+                let hash = hash_of(*flags, name, value, self.ignore_case);
                 Item::local(hash, flags & NAMESPACE, name, value)
             })
             .collect();
@@ -218,15 +256,11 @@ impl<S: Store> Attrs<'_, S> {
     // --- in blocks
 
     fn find(&mut self, key: Key<'_>) -> Result<Option<Found<S::Block>>> {
-        let is_it = |flags: u8, name: &[u8]| leaf::is_of(flags, key.namespace) && name == key.name;
-        self.find_where(key.hash(), &is_it)
+        let is_it = |flags: u8, name: &[u8], value: Option<&[u8]>| key.is(flags, name, value);
+        self.find_where(self.hash(key), &is_it)
     }
     /// The first attribute of a hash that `is_it` says is meant.
-    fn find_where(
-        &mut self,
-        hash: u32,
-        is_it: &dyn Fn(u8, &[u8]) -> bool,
-    ) -> Result<Option<Found<S::Block>>> {
+    fn find_where(&mut self, hash: u32, is_it: IsMeant<'_>) -> Result<Option<Found<S::Block>>> {
         let mut next = Some(TREE.descend(self.s, hash)?);
         while let Some(path) = next {
             let mut goes_on = true;
@@ -238,11 +272,11 @@ impl<S: Store> Attrs<'_, S> {
                         goes_on = false;
                         return None;
                     }
-                    if is_it(e.flags, e.name) {
-                        let remote = match e.value {
-                            Value::Remote { block, length } => Some((block, length)),
-                            Value::Local(_) => None,
-                        };
+                    let (here, remote) = match e.value {
+                        Value::Remote { block, length } => (None, Some((block, length))),
+                        Value::Local(value) => (Some(value), None),
+                    };
+                    if is_it(e.flags, e.name, here) {
                         return Some((i, remote));
                     }
                 }
@@ -274,7 +308,7 @@ impl<S: Store> Attrs<'_, S> {
     }
     /// Remove what a crash of Linux left half made under this hash.
     fn sweep(&mut self, hash: u32) -> Result<()> {
-        while let Some(mut found) = self.find_where(hash, &|flags, _| flags & INCOMPLETE != 0)? {
+        while let Some(mut found) = self.find_where(hash, &|flags, _, _| flags & INCOMPLETE != 0)? {
             // The blocks may not have been given to it yet.
             found.remote = found.remote.filter(|&(block, length)| block != 0 && length != 0);
             self.take_out(found)?;
@@ -283,7 +317,7 @@ impl<S: Store> Attrs<'_, S> {
     }
     /// The attribute as it lies in a leaf; its value is written if it has its own blocks.
     fn item(&mut self, key: Key<'_>, value: &[u8]) -> Result<Item> {
-        let hash = key.hash();
+        let hash = self.hash(key);
         let block_bytes = self.s.block_bytes();
         if !is_remote(block_bytes, key.name.len(), value.len()) {
             return Ok(Item::local(hash, key.namespace, key.name, value));

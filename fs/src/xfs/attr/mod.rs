@@ -16,6 +16,8 @@
 //! |------|--|
 //! | here, `value`, `acl` | reading: one value, all names |
 //! | `operate` | setting and removing: whole operations |
+//! | `parent` | pointers to parents, changed with the names |
+//! | `recover` | changes that a crash of Linux left unfinished |
 //! | `change` | the same for any address space: form by form |
 //! | `leaf` | changing leaves: bytes |
 //! | `boundary` | where in the inode the fork starts |
@@ -27,22 +29,26 @@ mod boundary;
 mod change;
 mod leaf;
 mod operate;
+pub(in crate::xfs) mod parent;
+mod recover;
 #[cfg(test)]
 mod tests;
 mod value;
 
 pub(in crate::xfs) use boundary::boundary_for;
 pub(in crate::xfs) use operate::remove_all;
+pub(in crate::xfs) use recover::{finish_change, logged};
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::buf::Buffer;
 use super::da::{Space, hash_name};
+use super::dir::fold_case;
 use super::inode::{Fork, ForkKind, Inode, Locked};
 use super::ondisk::attr_leaf::{INCOMPLETE, Leaf, NAMESPACE, PARENT, ROOT, SECURE, Value};
-use super::ondisk::attr_sf;
 use super::ondisk::block::BlockKind;
+use super::ondisk::{attr_sf, be64};
 use crate::error::{Error, Result};
 
 const LEAVES: &[BlockKind] = &[BlockKind::AttrLeaf];
@@ -177,6 +183,18 @@ fn add_name(names: &mut Vec<Vec<u8>>, flags: u8, name: &[u8]) -> Result<()> {
     }
     names.push([prefix, name].concat());
     Ok(())
+}
+
+/// The hash that an attribute is filed under: of its name. A pointer to a parent is filed
+/// under what its directory files the name under, and the directory's number.
+pub(in crate::xfs) fn hash_of(flags: u8, name: &[u8], value: &[u8], ignore_case: bool) -> u32 {
+    let bytes = name.iter().copied();
+    if flags & PARENT == 0 {
+        return hash_name(bytes);
+    }
+    let hash = if ignore_case { hash_name(bytes.map(fold_case)) } else { hash_name(bytes) };
+    let directory = be64(value, 0).unwrap_or(0);
+    hash ^ (directory >> 32) as u32 ^ directory as u32
 }
 
 fn leaf_backward(block: &[u8]) -> Option<u32> {

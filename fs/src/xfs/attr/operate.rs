@@ -3,7 +3,7 @@
 use super::boundary::{fork_bytes, new_boundary};
 use super::change::{Attrs, Key, is_remote, value_blocks};
 use super::leaf;
-use super::{DiskName, acl};
+use super::{DiskName, acl, parent};
 use crate::block::Sector;
 use crate::error::{Error, Result};
 use crate::xfs::bmap::{self, TreeLimits};
@@ -88,12 +88,10 @@ impl Inode {
         if ip.attr.is_none() {
             return Err(Error::NoAttribute);
         }
-        let empty = {
-            let mut store = ForkStore::attributes(&mut tp, &mut ip)?;
-            let mut attrs = Attrs { s: &mut store };
+        let empty = with_attrs(&mut tp, &mut ip, |attrs| {
             attrs.remove(key)?;
-            attrs.is_empty()
-        };
+            Ok(attrs.is_empty())
+        })?;
         if empty && can_drop_fork(&ip) {
             drop_fork(&mut ip);
         }
@@ -109,7 +107,18 @@ fn key_of(name: &[u8]) -> Result<Key<'_>> {
         return Err(Error::NotSupported("changing access control lists"));
     }
     let DiskName { namespace, name } = DiskName::parse(name)?;
-    Ok(Key { namespace, name })
+    Ok(Key::named(namespace, name))
+}
+
+/// Change attributes within a transaction.
+pub(super) fn with_attrs<R>(
+    tp: &mut Trans<'_>,
+    ip: &mut LockedInode<'_>,
+    change: impl FnOnce(&mut Attrs<'_, ForkStore<'_, '_, '_>>) -> Result<R>,
+) -> Result<R> {
+    let ignore_case = tp.mount().geometry().ascii_ci;
+    let mut store = ForkStore::attributes(tp, ip)?;
+    change(&mut Attrs { s: &mut store, ignore_case })
 }
 
 fn set(
@@ -119,17 +128,15 @@ fn set(
     value: &[u8],
     flags: u32,
 ) -> Result<()> {
-    let mut store = ForkStore::attributes(tp, ip)?;
-    let mut attrs = Attrs { s: &mut store };
-    match (attrs.contains(key)?, flags) {
+    with_attrs(tp, ip, |attrs| match (attrs.contains(key)?, flags) {
         (true, CREATE) => Err(Error::Exists),
         (false, REPLACE) => Err(Error::NoAttribute),
         _ => attrs.set(key, value),
-    }
+    })
 }
 
 /// Log and blocks that setting an attribute can need.
-fn cost(mount: &Mount, key: Key<'_>, value: &[u8]) -> (Reservation, u64) {
+pub(super) fn cost(mount: &Mount, key: Key<'_>, value: &[u8]) -> (Reservation, u64) {
     let geometry = mount.geometry();
     let limits = TreeLimits::new(geometry);
     let remote = is_remote(geometry.block_bytes(), key.name.len(), value.len());
@@ -163,12 +170,23 @@ fn add_fork(inode: &Inode, key: Key<'_>, value: &[u8]) -> Result<()> {
     if ip.attr.is_some() {
         return Ok(());
     }
-    let boundary = new_boundary(&ip, bytes);
+    make_fork(&mut tp, &mut ip, bytes)?;
+    let now = tp.now();
+    ip.core_mut().ctime = now;
+    tp.commit(&mut [&mut ip])?;
+    Ok(())
+}
+
+/// Give an inode without one an attribute fork, with room for `bytes` if that can be.
+/// Needs [`space_for_fork`] blocks.
+pub(super) fn make_fork(tp: &mut Trans<'_>, ip: &mut LockedInode<'_>, bytes: usize) -> Result<()> {
+    ip.load(ForkKind::Data)?;
+    let boundary = new_boundary(ip, bytes);
     if matches!(&ip.data, Fork::Local(bytes) if bytes.len() > boundary) {
-        if inode.file_type() == FileType::Directory {
-            dir::move_out(&mut tp, &mut ip)?;
+        if ip.inode().file_type() == FileType::Directory {
+            dir::move_out(tp, ip)?;
         } else {
-            symlink::move_out(&mut tp, &mut ip)?;
+            symlink::move_out(tp, ip)?;
         }
     }
     ip.bump_sequence(ForkKind::Attr);
@@ -176,17 +194,13 @@ fn add_fork(inode: &Inode, key: Key<'_>, value: &[u8]) -> Result<()> {
     let core = ip.core_mut();
     core.attr_format = Some(Format::Extents);
     core.attr_extents = 0;
-    bmap::move_boundary(&mut tp, &mut ip, boundary)?;
+    bmap::move_boundary(tp, ip, boundary)?;
     ip.mark(LogFields::CORE | LogFields::DATA | LogFields::ATTR);
-    note_attributes(&mut tp)?;
-    let now = tp.now();
-    ip.core_mut().ctime = now;
-    tp.commit(&mut [&mut ip])?;
-    Ok(())
+    note_attributes(tp)
 }
 
 /// See that the superblock says there are attributes.
-fn note_attributes(tp: &mut Trans<'_>) -> Result<()> {
+pub(super) fn note_attributes(tp: &mut Trans<'_>) -> Result<()> {
     let bytes = tp.mount().geometry().sector_bytes() as u32;
     let buffer = tp.read(Sector(0), bytes, BlockKind::Superblock)?;
     let bits = be16(&buffer.read(), VERSION_AT).unwrap_or(0);
@@ -197,7 +211,7 @@ fn note_attributes(tp: &mut Trans<'_>) -> Result<()> {
 }
 
 /// Blocks that adding a fork can need: for what no longer fits into the inode.
-fn space_for_fork(geometry: &Geometry) -> u64 {
+pub(super) fn space_for_fork(geometry: &Geometry) -> u64 {
     let limits = TreeLimits::new(geometry);
     geometry.dir_block_blocks() + limits.worst(geometry.dir_block_blocks()) + 2
 }
@@ -208,6 +222,10 @@ fn space_for_fork(geometry: &Geometry) -> u64 {
 fn can_drop_fork(ip: &LockedInode<'_>) -> bool {
     let both = fork_bytes(ip.inode().mount().geometry()) as u64;
     let is_link = ip.inode().file_type() == FileType::Symlink;
+    if parent::kept(ip.inode().mount().geometry()) {
+        // The next name needs it again.
+        return false;
+    }
     match ip.core.format {
         Format::Btree => false,
         Format::Extents => !is_link || ip.core.size > both,

@@ -1,15 +1,15 @@
 //! Whole histories of attribute forks in memory, every state checked against a model.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::vec::Vec;
 
 use super::change::{Attrs, Key, value_blocks};
-use super::leaf;
+use super::{hash_of, leaf};
 use crate::error::Error;
 use crate::xfs::da::memory::Memory;
 use crate::xfs::da::{Siblings, Store, hash_name};
-use crate::xfs::ondisk::attr_leaf::{INCOMPLETE, Leaf, Value};
+use crate::xfs::ondisk::attr_leaf::{INCOMPLETE, Leaf, PARENT, Value};
 use crate::xfs::ondisk::attr_remote::Header;
 use crate::xfs::ondisk::attr_sf::View;
 use crate::xfs::ondisk::be16;
@@ -29,7 +29,7 @@ impl Random {
 type Values = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
 
 fn attrs(s: &mut Memory) -> Attrs<'_, Memory> {
-    Attrs { s }
+    Attrs { s, ignore_case: false }
 }
 
 /// All attributes as they lie on "disk", every redundancy checked.
@@ -39,7 +39,7 @@ fn read_all(s: &Memory) -> Values {
     if let Some(bytes) = &s.local {
         for entry in View::new(bytes).expect("a small fork").entries() {
             let e = entry.expect("an entry");
-            values.insert((e.flags, e.name.to_vec()), e.value.to_vec());
+            values.insert(identity(e.flags, e.name, e.value), e.value.to_vec());
         }
         return values;
     }
@@ -59,6 +59,12 @@ fn read_all(s: &Memory) -> Values {
     let seen: usize = walk.levels.values().map(Vec::len).sum();
     assert_eq!(seen + walk.remote, s.blocks.len(), "every block has a use");
     walk.values
+}
+
+/// What tells an attribute from others: of pointers to parents the value as well.
+fn identity(flags: u8, name: &[u8], value: &[u8]) -> (u8, Vec<u8>) {
+    let value = if flags & PARENT != 0 { value } else { &[] };
+    (flags, [name, value].concat())
 }
 
 struct Walk<'a> {
@@ -90,12 +96,12 @@ impl Walk<'_> {
         assert!(view.count > 0, "an empty leaf");
         for i in 0..view.count {
             let e = view.entry(i).expect("an entry");
-            assert_eq!(e.hash, hash_name(e.name.iter().copied()));
             let value = match e.value {
                 Value::Local(value) => value.to_vec(),
                 Value::Remote { block, length } => self.remote_value(block, length as usize),
             };
-            let key = (e.flags & !1, e.name.to_vec());
+            assert_eq!(e.hash, hash_of(e.flags, e.name, &value, false));
+            let key = identity(e.flags & !1, e.name, &value);
             assert_eq!(self.values.insert(key, value), None, "a name twice");
         }
     }
@@ -155,15 +161,13 @@ fn history(block_bytes: usize, seed: u64, peak: usize, values: [usize; 3], every
             let most = values[random.below(3)];
             let length = random.below(most);
             let value: Vec<u8> = (0..length).map(|i| (i as u64 * step) as u8).collect();
-            attrs(&mut s)
-                .set(Key { namespace: key.0, name: &key.1 }, &value)
-                .expect("an attribute that is set");
+            attrs(&mut s).set(Key::named(key.0, &key.1), &value).expect("an attribute that is set");
             if model.insert(key.clone(), value).is_none() {
                 keys.push(key);
             }
         } else {
             let key = keys.swap_remove(random.below(keys.len()));
-            let gone = Key { namespace: key.0, name: &key.1 };
+            let gone = Key::named(key.0, &key.1);
             assert_eq!(attrs(&mut s).contains(gone), Ok(true));
             attrs(&mut s).remove(gone).expect("an attribute that is removed");
             assert_eq!(attrs(&mut s).contains(gone), Ok(false));
@@ -206,9 +210,9 @@ fn what_linux_left_half_made_goes() {
     let mut s = Memory::new(1024, 1, 100);
     for i in 0..30 {
         let name = format!("name {i}");
-        attrs(&mut s).set(Key { namespace: 0, name: name.as_bytes() }, &[7; 20]).expect("set");
+        attrs(&mut s).set(Key::named(0, name.as_bytes()), &[7; 20]).expect("set");
     }
-    let key = Key { namespace: 0, name: b"name 7" };
+    let key = Key::named(0, b"name 7");
     let hash = hash_name(key.name.iter().copied());
     let mut leaves = s.blocks.iter().filter(|(_, (kind, _))| *kind == BlockKind::AttrLeaf);
     let found = leaves.find_map(|(at, (_, b))| {
@@ -236,7 +240,7 @@ fn damage_never_panics() {
         let key = |i: usize| format!("name {i}").into_bytes();
         for i in 0..[20, 150][round % 2] {
             let value = alloc::vec![7; if i % 9 == 0 { 2000 } else { i % 90 }];
-            attrs(&mut s).set(Key { namespace: 0, name: &key(i) }, &value).expect("set");
+            attrs(&mut s).set(Key::named(0, &key(i)), &value).expect("set");
         }
         let mut sound = true;
         for _ in 0..=random.below(3) {
@@ -250,7 +254,7 @@ fn damage_never_panics() {
         }
         for i in 0..60 {
             let name = key(random.below(150));
-            let name = Key { namespace: 0, name: &name };
+            let name = Key::named(0, &name);
             let value = alloc::vec![1; [10, 300, 5000][i % 3]];
             let results = [attrs(&mut s).set(name, &value), attrs(&mut s).remove(name)];
             if results.iter().any(|r| matches!(r, Err(Error::Corrupt(_)))) {
@@ -261,4 +265,52 @@ fn damage_never_panics() {
         }
     }
     assert!(failed > 10 && worked > 20, "{failed} failed, {worked} worked");
+}
+
+/// Pointers to parents, many of one name, move from directory to directory.
+#[test]
+fn pointers_of_one_name_are_kept_apart() {
+    let mut s = Memory::new(1024, 1, 180);
+    let mut random = Random(11);
+    let pointer = |random: &mut Random| {
+        let name = ["n", "a much longer name of many bytes"][random.below(2)].as_bytes().to_vec();
+        let mut value = [0; 12];
+        value[7] = random.below(200) as u8;
+        value[3] = random.below(3) as u8;
+        (name, value)
+    };
+    let mut model: BTreeSet<(Vec<u8>, [u8; 12])> = BTreeSet::new();
+    fn key<'a>(of: &'a (Vec<u8>, [u8; 12])) -> Key<'a> {
+        Key { namespace: PARENT, name: &of.0, value: Some(&of.1) }
+    }
+    for step in 0..3000 {
+        let fresh = pointer(&mut random);
+        let some = model.iter().nth(random.below(model.len().max(1))).cloned();
+        let growing = step < 1500;
+        match (random.below(10), some) {
+            (0..3, Some(old)) => {
+                attrs(&mut s).replace(key(&old), key(&fresh), &fresh.1).expect("replaced");
+                model.remove(&old);
+                model.insert(fresh);
+            }
+            (n, Some(old)) if n < if growing { 5 } else { 9 } => {
+                attrs(&mut s).remove(key(&old)).expect("removed");
+                assert!(!attrs(&mut s).contains(key(&old)).expect("looked up"));
+                model.remove(&old);
+            }
+            _ => {
+                attrs(&mut s).set(key(&fresh), &fresh.1).expect("set");
+                assert!(attrs(&mut s).contains(key(&fresh)).expect("looked up"));
+                model.insert(fresh);
+            }
+        }
+        if step % 20 == 0 {
+            let found: Vec<(u8, Vec<u8>)> = read_all(&s).into_keys().collect();
+            let mut wanted: Vec<(u8, Vec<u8>)> =
+                model.iter().map(|(name, value)| identity(PARENT, name, value)).collect();
+            wanted.sort();
+            assert_eq!(found, wanted);
+        }
+    }
+    assert!(model.len() < 300);
 }

@@ -20,7 +20,7 @@ use crate::xfs::types::{AgBlock, AgNumber, FileBlock, FileType, FsBlock};
 impl Mount {
     /// How many blocks extent trees can need.
     pub(in crate::xfs) fn tree_limits(&self) -> TreeLimits {
-        TreeLimits::new(self.geometry())
+        self.tree_limits
     }
     /// Start a transaction that changes the extents of a file and must not fail for lack
     /// of space: what it makes of blocks that exist frees some, or keeps a promise. If

@@ -8,7 +8,6 @@
 
 use core::ops::Range;
 
-use super::allocate::hole_at;
 use super::change::list;
 use super::reserved::{Delalloc, TreeLimits};
 use crate::error::{Error, Result};
@@ -30,10 +29,12 @@ const LOW_SPACE_PERCENT: [u64; 5] = [5, 4, 3, 2, 1];
 /// What a write wants to have reserved.
 #[derive(Clone, Debug)]
 pub(in crate::xfs) struct Wanted {
-    /// File blocks that will be written.
+    /// File blocks that will be written; the first is a hole.
     pub(in crate::xfs) range: Range<FileBlock>,
-    /// The file will end here, in bytes, if that is more than now: reserve ahead.
-    pub(in crate::xfs) appends_to: Option<u64>,
+    /// Where that hole ends.
+    pub(in crate::xfs) hole_end: FileBlock,
+    /// The file will be longer afterwards: reserve ahead.
+    pub(in crate::xfs) appends: bool,
 }
 
 /// What was reserved by this very call.
@@ -60,15 +61,14 @@ impl Inode {
         let block_log = self.mount().geometry().block_log;
         let most = ((PAGES_MAX * PAGE_SIZE as u64) >> block_log).max(1);
         let end = FileBlock(wanted.range.end.0.min(start.0 + most));
-        let hole = hole_at(ip, start, end);
-        let ahead = match wanted.appends_to {
-            Some(_) if hole.end == wanted.range.end => self.blocks_ahead(ip, &hole),
-            _ => 0,
-        };
-        let whole = hole_at(ip, start, FileBlock(hole.end.0 + ahead));
-        if whole.end > hole.end && self.reserve_range(ip, ForkKind::Data, whole).is_ok() {
-            ip.delayed.preallocated = true;
-            return Ok(hole);
+        let hole = start..end.min(wanted.hole_end);
+        if wanted.appends && hole.end == wanted.range.end {
+            let ahead = hole.end.0 + self.blocks_ahead(ip, &hole);
+            let whole = start..FileBlock(ahead).min(wanted.hole_end);
+            if whole.end > hole.end && self.reserve_range(ip, ForkKind::Data, whole).is_ok() {
+                ip.delayed.preallocated = true;
+                return Ok(hole);
+            }
         }
         self.reserve_some(ip, ForkKind::Data, hole)
     }

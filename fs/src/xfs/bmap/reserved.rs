@@ -5,7 +5,7 @@
 //! The sum of both was taken from the free blocks of the mount and is given back, or
 //! handed to a transaction, block for block.
 
-use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::xfs::geometry::Geometry;
@@ -47,7 +47,11 @@ impl TreeLimits {
     }
     /// Blocks a tree can need when `count` blocks become extents: as many extents as
     /// blocks, in full leaves of their own, and once the way up.
+    #[inline]
     pub fn worst(&self, count: u64) -> u64 {
+        if count != 0 && count <= self.entries { self.levels } else { self.worst_of_many(count) }
+    }
+    fn worst_of_many(&self, count: u64) -> u64 {
         let mut total = 0;
         let mut at = count;
         for level in 0..self.levels {
@@ -79,25 +83,34 @@ impl Delalloc {
     }
 }
 
-/// The delalloc extents of a fork.
+/// Ranges in a full chunk.
+const CHUNK: usize = 128;
+
+/// The delalloc extents of a fork, in order: in chunks of bounded size, so that a change
+/// anywhere moves few of them. Most files have one or none.
 #[derive(Debug, Default)]
 pub struct Reserved {
-    ranges: BTreeMap<u64, (u64, u64)>,
+    /// None of them empty.
+    chunks: Vec<Vec<Delalloc>>,
+    count: usize,
     total: u64,
 }
+
+/// The place of a range: its chunk, and where in that.
+type Place = (usize, usize);
 
 impl Reserved {
     /// Nothing reserved.
     pub const fn new() -> Self {
-        Self { ranges: BTreeMap::new(), total: 0 }
+        Self { chunks: Vec::new(), count: 0, total: 0 }
     }
     /// Is nothing reserved?
-    pub fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
     }
     /// How many ranges there are.
-    pub fn len(&self) -> usize {
-        self.ranges.len()
+    pub const fn len(&self) -> usize {
+        self.count
     }
     /// File blocks that are delalloc.
     pub const fn blocks(&self) -> u64 {
@@ -105,61 +118,132 @@ impl Reserved {
     }
     /// All ranges.
     pub fn iter(&self) -> impl Iterator<Item = Delalloc> {
-        self.ranges.iter().map(|(o, v)| make(*o, *v))
+        self.chunks.iter().flatten().copied()
+    }
+    /// Where the first range that ends behind `block` is, or would be.
+    #[inline]
+    fn locate(&self, block: FileBlock) -> Place {
+        let ends_before = |d: &Delalloc| d.end() <= block;
+        let chunk = match self.chunks.as_slice() {
+            [] | [_] => 0,
+            // Behind the last chunk but one: where files grow.
+            [.., left, _] if left.last().is_some_and(ends_before) => self.chunks.len() - 1,
+            chunks => chunks.partition_point(|c| c.last().is_some_and(ends_before)),
+        };
+        let index = match self.chunks.get(chunk).map(Vec::as_slice) {
+            None => 0,
+            Some([only]) => usize::from(ends_before(only)),
+            Some(ranges) => ranges.partition_point(ends_before),
+        };
+        // At the end of the last chunk there is nothing.
+        match self.chunks.get(chunk) {
+            Some(ranges) if index == ranges.len() => (chunk + 1, 0),
+            _ => (chunk, index),
+        }
+    }
+    fn get(&self, (chunk, index): Place) -> Option<&Delalloc> {
+        self.chunks.get(chunk)?.get(index)
+    }
+    /// The place in front of another.
+    fn left_of(&self, (chunk, index): Place) -> Option<Place> {
+        match index.checked_sub(1) {
+            Some(index) => Some((chunk, index)),
+            None => chunk.checked_sub(1).map(|left| (left, self.chunks[left].len() - 1)),
+        }
     }
     /// The range that covers `block`, or the next one.
+    #[inline]
     pub fn at_or_after(&self, block: FileBlock) -> Option<Delalloc> {
-        self.at(block).or_else(|| self.ranges.range(block.0..).next().map(|(o, v)| make(*o, *v)))
+        self.get(self.locate(block)).copied()
     }
     /// The range that covers `block`.
     pub fn at(&self, block: FileBlock) -> Option<Delalloc> {
-        let (offset, value) = self.ranges.range(..=block.0).next_back()?;
-        Some(make(*offset, *value)).filter(|d| block < d.end())
+        self.at_or_after(block).filter(|d| d.offset <= block)
     }
     /// The last range that ends at or before `block`.
     pub fn before(&self, block: FileBlock) -> Option<Delalloc> {
-        let below = self.ranges.range(..block.0).rev().map(|(o, v)| make(*o, *v));
-        below.take(2).find(|d| d.end() <= block)
+        self.get(self.left_of(self.locate(block))?).copied()
     }
     /// The first block behind the last range.
     pub fn end(&self) -> FileBlock {
-        self.ranges.last_key_value().map_or(FileBlock(0), |(o, v)| make(*o, *v).end())
+        self.chunks.last().and_then(|c| c.last()).map_or(FileBlock(0), Delalloc::end)
     }
     /// Add a range where there is none, joined with what touches it. Returns the blocks
     /// in reserve that the joint range no longer needs.
     pub fn add(&mut self, fresh: Delalloc, limits: &TreeLimits) -> u64 {
         let mut joint = fresh;
         self.total += fresh.count;
-        if let Some(left) = self
-            .before(fresh.offset)
-            .filter(|l| l.end() == fresh.offset && l.count + joint.count <= MAX_BLOCKS)
+        let mut place = self.locate(fresh.offset);
+        if let Some(right) =
+            self.get(place).filter(|r| r.offset == joint.end() && fits(r, &joint)).copied()
         {
-            self.ranges.remove(&left.offset.0);
-            joint = join(left, joint);
-        }
-        if let Some(right) = self.at(joint.end()).filter(|r| r.count + joint.count <= MAX_BLOCKS) {
-            self.ranges.remove(&right.offset.0);
             joint = join(joint, right);
+            self.take(place);
+            place = self.locate(fresh.offset);
+        }
+        let left = self.left_of(place).filter(|left| {
+            self.get(*left).is_some_and(|l| l.end() == fresh.offset && fits(l, &joint))
+        });
+        let before = left.and_then(|left| self.get(left)).copied();
+        if let Some(before) = before {
+            joint = join(before, joint);
         }
         let surplus = joint.indirect.saturating_sub(limits.worst(joint.count));
         joint.indirect -= surplus;
-        self.put(joint);
+        match left {
+            Some((chunk, index)) => self.chunks[chunk][index] = joint,
+            None => self.put(place, joint),
+        }
         surplus
     }
-    fn put(&mut self, d: Delalloc) {
-        self.ranges.insert(d.offset.0, (d.count, d.indirect));
+    /// Insert a range at its place.
+    fn put(&mut self, (chunk, index): Place, d: Delalloc) {
+        self.count += 1;
+        // At the start of a chunk the one before may have room, or be the last.
+        let (chunk, index) = match chunk.checked_sub(1) {
+            Some(left) if index == 0 && self.chunks[left].len() < CHUNK => {
+                (left, self.chunks[left].len())
+            }
+            _ => (chunk, index),
+        };
+        match self.chunks.get_mut(chunk) {
+            None => self.chunks.push(alloc::vec![d]),
+            Some(full) if full.len() >= CHUNK => {
+                let right = full.split_off(CHUNK / 2);
+                self.chunks.insert(chunk + 1, right);
+                match index.checked_sub(CHUNK / 2) {
+                    Some(index) => self.chunks[chunk + 1].insert(index, d),
+                    None => self.chunks[chunk].insert(index, d),
+                }
+            }
+            Some(ranges) => ranges.insert(index, d),
+        }
+    }
+    /// Remove the range at a place.
+    fn take(&mut self, (chunk, index): Place) {
+        self.chunks[chunk].remove(index);
+        self.count -= 1;
+        let left = self.chunks[chunk].len();
+        if left == 0 {
+            self.chunks.remove(chunk);
+        } else if self.chunks.get(chunk + 1).is_some_and(|next| left + next.len() <= CHUNK / 2) {
+            let mut next = self.chunks.remove(chunk + 1);
+            self.chunks[chunk].append(&mut next);
+        }
     }
     /// The first `count` blocks of the range at `offset` have become extents or go away;
     /// `indirect` blocks stay in reserve for the rest.
     pub fn shorten(&mut self, offset: FileBlock, count: u64, indirect: u64) {
-        let Some((had, _)) = self.ranges.remove(&offset.0) else { return };
-        debug_assert!(count <= had, "more than was reserved");
+        let place = self.locate(offset);
+        let Some(d) = self.get(place).filter(|d| d.offset == offset).copied() else { return };
+        debug_assert!(count <= d.count, "more than was reserved");
         self.total -= count;
-        if count < had {
+        if count < d.count {
             let offset = FileBlock(offset.0 + count);
-            self.put(Delalloc { offset, count: had - count, indirect });
+            self.chunks[place.0][place.1] = Delalloc { offset, count: d.count - count, indirect };
         } else {
             debug_assert!(indirect == 0, "a reserve for nothing");
+            self.take(place);
         }
     }
     /// Take out all of `range`. Returns the blocks to give back. What is left on both
@@ -168,9 +252,12 @@ impl Reserved {
     pub fn remove(&mut self, range: Range<FileBlock>, limits: &TreeLimits) -> u64 {
         let mut back = 0;
         let mut at = range.start;
-        while let Some(d) = self.at_or_after(at).filter(|d| d.offset < range.end) {
+        loop {
+            let place = self.locate(at);
+            let found = self.get(place).filter(|d| d.offset < range.end);
+            let Some(d) = found.copied() else { break };
             at = d.end();
-            self.ranges.remove(&d.offset.0);
+            self.take(place);
             let left = range.start.0.saturating_sub(d.offset.0);
             let right = d.end().0.saturating_sub(range.end.0);
             let gone = d.count - left - right;
@@ -185,10 +272,12 @@ impl Reserved {
             };
             stock -= for_left + for_right;
             if left > 0 {
-                self.put(Delalloc { offset: d.offset, count: left, indirect: for_left });
+                let rest = Delalloc { offset: d.offset, count: left, indirect: for_left };
+                self.put(self.locate(d.offset), rest);
             }
             if right > 0 {
-                self.put(Delalloc { offset: range.end, count: right, indirect: for_right });
+                let rest = Delalloc { offset: range.end, count: right, indirect: for_right };
+                self.put(self.locate(range.end), rest);
             }
             back += stock;
         }
@@ -196,8 +285,9 @@ impl Reserved {
     }
 }
 
-const fn make(offset: u64, (count, indirect): (u64, u64)) -> Delalloc {
-    Delalloc { offset: FileBlock(offset), count, indirect }
+/// Can both be one range?
+const fn fits(a: &Delalloc, b: &Delalloc) -> bool {
+    a.count + b.count <= MAX_BLOCKS
 }
 
 fn need(count: u64, limits: &TreeLimits) -> u64 {
@@ -224,6 +314,33 @@ mod tests {
         assert_eq!(LIMITS.worst(59), 8);
         assert_eq!(LIMITS.worst(60), 2 + 7);
         assert_eq!(LIMITS.worst(59 * 59 + 1), 60 + 2 + 6);
+    }
+
+    /// Ranges that touch none, in any order: more than a chunk holds.
+    #[test]
+    fn many_ranges_keep_their_order() {
+        let mut reserved = Reserved::new();
+        let mut taken = 0;
+        for i in 0..1000_u64 {
+            let offset = FileBlock(i * 7919 % 1000 * 2);
+            taken += 1 + LIMITS.worst(1);
+            let fresh = Delalloc { offset, count: 1, indirect: LIMITS.worst(1) };
+            taken -= reserved.add(fresh, &LIMITS);
+        }
+        assert!(reserved.iter().map(|d| d.offset.0).eq((0..1000).map(|i| i * 2)));
+        assert_eq!((reserved.len(), reserved.end()), (1000, FileBlock(1999)));
+        reserved.shorten(FileBlock(500), 1, 0);
+        taken -= 1 + LIMITS.worst(1);
+        assert_eq!(reserved.at(FileBlock(500)), None);
+        for i in (1..1999).step_by(2) {
+            let fresh = Delalloc { offset: FileBlock(i), count: 1, indirect: LIMITS.worst(1) };
+            taken += fresh.count + fresh.indirect;
+            taken -= reserved.add(fresh, &LIMITS);
+        }
+        assert_eq!(reserved.len(), 2);
+        assert_eq!(reserved.blocks(), 1998);
+        taken -= reserved.remove(FileBlock(0)..FileBlock(u64::MAX), &LIMITS);
+        assert_eq!((taken, reserved.is_empty()), (0, true));
     }
 
     /// Whatever is added and removed, in the end all of it has been given back.
@@ -267,6 +384,15 @@ mod tests {
                     assert_eq!(reserved.at(FileBlock(i as u64)).is_some(), *m, "block {i}");
                 }
                 assert_eq!(reserved.blocks(), model.iter().filter(|m| **m).count() as u64);
+                assert_eq!(reserved.len(), reserved.iter().count());
+                assert!(reserved.chunks.iter().all(|c| !c.is_empty() && c.len() <= CHUNK));
+                for probe in 0..512 {
+                    let at = FileBlock(probe);
+                    let after = reserved.iter().find(|d| d.end() > at);
+                    assert_eq!(reserved.at_or_after(at), after);
+                    let before = reserved.iter().take_while(|d| d.end() <= at).last();
+                    assert_eq!(reserved.before(at), before);
+                }
                 let held: u64 = reserved.iter().map(|d| d.count + d.indirect).sum();
                 assert_eq!(held, taken);
             }

@@ -289,7 +289,9 @@ impl<S: Shape> Cursor<S> {
         key: &KeyOf<S>,
         or_equal: bool,
     ) -> Result<(usize, usize)> {
-        self.descend(tp, &Way::To(*key))?;
+        if !S::ONE_WRITER || self.place_in_leaf(key)?.is_none() {
+            self.descend(tp, &Way::To(*key))?;
+        }
         self.with_node(0, |node| (node.rank(key, or_equal), node.count()))
     }
     /// Is the cursor in the one leaf where `key` belongs? Then where in it.

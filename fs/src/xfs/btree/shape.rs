@@ -55,6 +55,9 @@ pub trait Shape {
     type Record: Entry;
     /// The width of its pointers.
     const POINTERS: Pointers;
+    /// All changes are made through one cursor: its lookups may start from where it
+    /// stands instead of the root.
+    const ONE_WRITER: bool = false;
 
     /// What its blocks are.
     fn kind(&self) -> BlockKind;

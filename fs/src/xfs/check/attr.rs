@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use super::da::Space;
 use super::fork::Fork;
 use super::{Result, Scan, push};
+use crate::xfs::attr::hash_of;
 use crate::xfs::da::hash_name;
 use crate::xfs::ondisk::attr_leaf::{
     Entry, EntryView, Header, INCOMPLETE, LOCAL, Leaf, LocalHead, NAMESPACE, PARENT, RemoteHead,
@@ -56,6 +57,11 @@ impl Scan {
         for entry in view.entries().flatten() {
             let shown = String::from_utf8_lossy(entry.name);
             if let Err(reason) = check_flags(entry.flags, 0) {
+                self.inode_found(ino, format!("attribute {shown:?}: {reason}"));
+            }
+            let hash = hash_of(entry.flags, entry.name, entry.value, self.geometry.ascii_ci);
+            let (flags, name, value) = (entry.flags, entry.name, Value::Local(entry.value));
+            if let Err(reason) = self.note_pointer(ino, &Entry { hash, flags, name, value })? {
                 self.inode_found(ino, format!("attribute {shown:?}: {reason}"));
             }
             if !names.insert((entry.flags & NAMESPACE, entry.name)) && entry.flags & PARENT == 0 {
@@ -110,7 +116,8 @@ impl Scan {
         let mut last: Option<Entry<'_>> = None;
         for i in 0..leaf.count {
             let Some(entry) = leaf.entry(i) else { continue };
-            if let Err(reason) = check_entry(&entry, last.as_ref()) {
+            let pointer = self.note_pointer(space.ino, &entry)?;
+            if let Err(reason) = check_entry(&entry, last.as_ref()).and(pointer) {
                 self.space_found(space, at, format!("entry {i}: {reason}"));
             }
             last = Some(entry);

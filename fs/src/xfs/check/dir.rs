@@ -103,8 +103,8 @@ impl Scan {
                 return Ok(());
             }
         };
-        self.note_name(ino, b".", ino, FileType::Directory);
-        self.note_name(ino, b"..", view.parent(), FileType::Directory);
+        self.note_name(ino, b".", ino, FileType::Directory)?;
+        self.note_name(ino, b"..", view.parent(), FileType::Directory)?;
         let mut end = FIRST_OFFSET;
         let mut count = 2;
         let mut names: Vec<&[u8]> = Vec::new();
@@ -117,7 +117,7 @@ impl Scan {
             end = usize::from(entry.offset) + dir_data::entry_bytes(entry.name.len());
             count += 1;
             push(&mut names, entry.name)?;
-            self.note_name(ino, entry.name, entry.ino, entry.file_type);
+            self.note_name(ino, entry.name, entry.ino, entry.file_type)?;
         }
         // It has to fit into a block once it grows: entries, their index, a tail.
         if end + (count + 1) * 8 > self.geometry.dir_block_bytes() {
@@ -161,7 +161,7 @@ impl Scan {
                         let name = String::from_utf8_lossy(entry.name);
                         self.space_found(space, at, format!("{name:?} as entry at {place}"));
                     }
-                    self.note_name(space.ino, entry.name, entry.ino, entry.file_type);
+                    self.note_name(space.ino, entry.name, entry.ino, entry.file_type)?;
                 }
             }
             place += item.length();
@@ -215,7 +215,7 @@ impl Scan {
         Ok(entry.ok().map(|e| e.name.to_vec()))
     }
     /// A name in a directory: does what it names exist, and what does it say it is?
-    fn note_name(&mut self, dir: Ino, name: &[u8], target: Ino, file_type: FileType) {
+    fn note_name(&mut self, dir: Ino, name: &[u8], target: Ino, file_type: FileType) -> Result<()> {
         let internal = self.internal.contains(&target);
         let is_dot = name == b".";
         let is_dotdot = name == b"..";
@@ -227,7 +227,7 @@ impl Scan {
             let name = String::from_utf8_lossy(name);
             let reason = format!("{name:?} names {target}, which is not in use as a file");
             self.inode_found(dir, reason);
-            return;
+            return Ok(());
         };
         fact.names += 1;
         let mut wrong = None;
@@ -254,6 +254,7 @@ impl Scan {
             let reason = format!("{name:?} says {target} is a {file_type:?}, others {other:?}");
             self.inode_found(dir, reason);
         }
+        if is_dot || is_dotdot { Ok(()) } else { self.note_link(dir, name, target) }
     }
 }
 

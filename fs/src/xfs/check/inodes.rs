@@ -28,6 +28,8 @@ pub(super) struct Fact {
     pub(super) parent: u64,
     /// A directory's "..".
     pub(super) dotdot: u64,
+    /// Tells it from others that had its number.
+    pub(super) generation: u32,
     /// It is marked as one that shares blocks.
     pub(super) reflink: bool,
     /// That it is not marked was found already.
@@ -208,6 +210,7 @@ impl Scan {
         if let Some(fact) = self.inodes.get_mut(ino) {
             fact.file_type = Some(core.file_type);
             fact.nlink = core.nlink;
+            fact.generation = core.generation;
             fact.reflink = core.flags2.contains(crate::xfs::ondisk::inode::Flags2::REFLINK);
         }
         self.check_used(ino, &core, &view, bytes)

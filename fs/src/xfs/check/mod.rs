@@ -8,6 +8,7 @@
 //!                                        ──> dir    names, both indexes    ─┘
 //!                                        ──> attr, symlink, quota
 //!   links         counts of names, ways to the root, unlinked lists
+//!   parents       every name has its pointer to the parent, every pointer its name
 //!   owners        every block has one owner or is shared as counted;
 //!                 reverse mappings and reference counts say the same
 //!   superblock    the sums
@@ -26,6 +27,7 @@
 //! | `attr` | extended attributes |
 //! | `symlink`, `quota` | link targets, quota records |
 //! | `links` | link counts, connections, unlinked lists |
+//! | `parents` | names and the pointers to parents |
 //! | `owners` | who owns which blocks |
 //!
 //! Damage is written down and the check goes on with what is left; only a device that
@@ -36,7 +38,7 @@
 //! Nothing is changed. The readers of a mounted file system stop at the first damage,
 //! so walks are made anew here; the structures themselves are understood by
 //! [`ondisk`](super::ondisk) alone. Memory is proportional to the metadata: a record for
-//! each inode, each extent and each free extent, never a block's contents for longer
+//! each inode, each extent and each free extent, with pointers to parents two for each name, never a block's contents for longer
 //! than it is looked at.
 //!
 //! Owns: the findings. Does not own: structures, repairing. Locks: none; the device is
@@ -52,6 +54,7 @@ mod group;
 mod inodes;
 mod links;
 mod owners;
+mod parents;
 mod quota;
 mod source;
 mod superblock;
@@ -65,6 +68,7 @@ use alloc::vec::Vec;
 
 use self::group::Group;
 use self::inodes::Inodes;
+use self::parents::Parents;
 use self::quota::Quotas;
 use self::source::Source;
 use super::geometry::Geometry;
@@ -135,6 +139,7 @@ struct Scan {
     quotas: Quotas,
     groups: Vec<Group>,
     inodes: Inodes,
+    parents: Parents,
     report: Report,
     /// Was the file system unmounted?
     clean: bool,
@@ -156,6 +161,7 @@ pub fn check(queue: &Arc<Queue>, memory: &Arc<dyn Memory>) -> Result<Report> {
         scan.check_inodes(ag)?;
     }
     scan.check_links()?;
+    scan.check_parents();
     for ag in (0..scan.geometry.ag_count).map(AgNumber) {
         scan.check_owners(ag)?;
     }

@@ -80,6 +80,7 @@ impl Scan {
             quotas,
             groups: Vec::new(),
             inodes: Inodes::default(),
+            parents: super::parents::Parents::default(),
             report: Report::default(),
             clean: false,
             superblock,

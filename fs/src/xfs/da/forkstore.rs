@@ -12,14 +12,14 @@ use crate::error::{Corruption, Error, Result};
 use crate::xfs::alloc::Use;
 use crate::xfs::attr::boundary_for;
 use crate::xfs::bmap;
-use crate::xfs::buf::Buffer;
+use crate::xfs::buf::{Buffer, Run};
 use crate::xfs::buf_item::Edit;
 use crate::xfs::inode::{Fork, ForkExtents, ForkKind};
 use crate::xfs::inode_item::{LockedInode, LogFields};
 use crate::xfs::ondisk::block::BlockKind;
 use crate::xfs::ondisk::inode::{CORE_BYTES, Format};
 use crate::xfs::trans::Trans;
-use crate::xfs::types::FileBlock;
+use crate::xfs::types::{FileBlock, FsBlock};
 
 impl Change for Edit<'_> {
     fn bytes_mut(&mut self, range: Range<usize>) -> &mut [u8] {
@@ -93,11 +93,21 @@ impl Store for ForkStore<'_, '_, '_> {
     fn find(&mut self, at: u64, kinds: &[BlockKind]) -> Result<Option<Arc<Buffer>>> {
         let geometry = self.tp.mount().geometry();
         let list = bmap::extents_of(self.ip, self.fork);
-        let runs = list
-            .runs(geometry, FileBlock(at), self.unit)
-            .map_err(|reason| self.corrupt(at, reason))?;
-        let Some(runs) = runs else { return Ok(None) };
-        let buffer = self.tp.read_runs(&runs, kinds)?;
+        let buffer = match list.at(FileBlock(at)).filter(|_| self.unit == 1) {
+            // The usual case: a block of the space is one of the file system.
+            Some(extent) => {
+                let place = FsBlock(extent.block.0 + at - extent.offset.0);
+                let bytes = geometry.block_bytes() as u32;
+                self.tp.read_runs(&[Run { sector: geometry.sector(place), bytes }], kinds)?
+            }
+            None => {
+                let runs = list
+                    .runs(geometry, FileBlock(at), self.unit)
+                    .map_err(|reason| self.corrupt(at, reason))?;
+                let Some(runs) = runs else { return Ok(None) };
+                self.tp.read_runs(&runs, kinds)?
+            }
+        };
         let owner = buffer.kind().owner(&buffer.read());
         if owner.is_some_and(|owner| owner != self.owner()) {
             return Err(Corruption {
@@ -166,6 +176,12 @@ impl Store for ForkStore<'_, '_, '_> {
         match self.ip.fork(self.fork) {
             Some(Fork::Local(bytes)) => Some(bytes),
             _ => None,
+        }
+    }
+    fn take_local(&mut self) -> Vec<u8> {
+        match self.ip.fork_mut(self.fork) {
+            Some(Fork::Local(bytes)) => core::mem::take(bytes),
+            _ => Vec::new(),
         }
     }
     fn set_local(&mut self, bytes: Vec<u8>) {

@@ -134,6 +134,9 @@ impl Store for Memory {
     fn local(&self) -> Option<&[u8]> {
         self.local.as_deref()
     }
+    fn take_local(&mut self) -> Vec<u8> {
+        self.local.take().unwrap_or_default()
+    }
     fn set_local(&mut self, bytes: Vec<u8>) {
         assert!(self.blocks.is_empty() && bytes.len() <= self.room);
         self.local = Some(bytes);

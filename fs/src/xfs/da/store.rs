@@ -131,6 +131,8 @@ pub(in crate::xfs) trait Store {
     fn edit<R>(&mut self, block: &Self::Block, change: impl FnOnce(&mut dyn Change) -> R) -> R;
     /// The fork's contents if they lie in the inode.
     fn local(&self) -> Option<&[u8]>;
+    /// Take these contents out, to be changed and put back by [`Store::set_local`].
+    fn take_local(&mut self) -> Vec<u8>;
     /// The fork's contents lie in the inode from now on, and there are no blocks.
     fn set_local(&mut self, bytes: Vec<u8>);
     /// The fork has blocks from now on, none so far.

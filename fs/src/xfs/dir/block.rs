@@ -6,12 +6,14 @@ use alloc::vec::Vec;
 use super::change::{Dir, Found, New};
 use super::data::{self, Space};
 use super::index::{self, Index};
-use super::shortform::{Entry as Small, Shortform};
+use super::shortform::{Entry as Small, SMALL_ENTRY, SMALL_HEAD, Shortform};
 use super::{DOT_OFFSET, DOTDOT_OFFSET};
 use crate::error::Result;
 use crate::xfs::da::{Change, Store};
 use crate::xfs::ondisk::block::BlockKind;
-use crate::xfs::ondisk::dir_data::{BLOCK_MAGIC, DataHeader, Item, entries_end, entry_bytes, item};
+use crate::xfs::ondisk::dir_data::{
+    ALIGN, BLOCK_MAGIC, DataHeader, Item, entries_end, entry_bytes, item,
+};
 use crate::xfs::ondisk::dir_leaf::ENTRY_BYTES;
 use crate::xfs::ondisk::{Check, Reason};
 use crate::xfs::types::FileType;
@@ -72,21 +74,29 @@ fn add(c: &mut dyn Change, new: New<'_>, hash: u32) {
     }
 }
 
-/// Bytes the entries take in the inode, if that is at most `room`.
-fn small_bytes(block: &[u8], room: usize) -> Check<bool> {
-    let end = entries_end(block)?;
-    let mut at = DataHeader::SIZE;
-    let mut bytes = 6;
-    while at < end && bytes <= room {
-        let item = item(block, at, end)?;
-        if let Item::Entry(e) = item
-            && !matches!(e.name, b"." | b"..")
-        {
-            bytes += 8 + e.name.len();
-        }
-        at += item.length();
+/// Can the entries lie in `room` bytes of the inode? They may turn out not to fit: their
+/// inode numbers are not looked at.
+fn may_be_small(block: &[u8], room: usize) -> bool {
+    let index = Index::of_block(block);
+    // "." and ".." are implied; names have a byte at least.
+    let least = SMALL_HEAD + index.live().saturating_sub(2) * (SMALL_ENTRY + 1);
+    if least > room {
+        return false;
     }
-    Ok(bytes <= room)
+    let dots = 2 * SMALL_ENTRY + b".".len() + b"..".len();
+    let mut bytes = 0;
+    let mut at = DataHeader::SIZE;
+    while at < index.at && bytes <= room + dots {
+        match data::free_at(block, at, index.at) {
+            Some(free) => at += free.bytes.max(ALIGN),
+            None => {
+                let name = usize::from(block[at + 8]);
+                bytes += SMALL_ENTRY + name;
+                at += entry_bytes(name);
+            }
+        }
+    }
+    SMALL_HEAD + bytes <= room + dots
 }
 
 /// The directory as it lies in the inode.
@@ -141,19 +151,13 @@ impl<S: Store> Dir<'_, S> {
         self.s.edit(&block, |c| {
             data::init(c, &id);
             c.set_be32(0, BLOCK_MAGIC);
-            let length = c.len();
-            let end = length - index::block_index_bytes(pairs.len());
-            let mut free = data::largest(c)[0];
-            data::take(c, free, Space { at: end, bytes: length - end }, end);
+            let end = c.len() - index::block_index_bytes(pairs.len());
             index::set_block(c, &pairs);
             for e in &all {
-                let used = Space { at: e.offset, bytes: entry_bytes(e.name.len()) };
-                // Entries come in order: what is free behind the last one is one piece.
-                free = Space { at: free.at, bytes: end - free.at };
-                data::take(c, free, used, end);
                 data::put_entry(c, e.offset, e.name, e.ino, e.file_type);
-                free.at = used.at + used.bytes;
             }
+            let place = |e: &Small<'_>| Space { at: e.offset, bytes: entry_bytes(e.name.len()) };
+            data::free_others(c, all.iter().map(place), end);
         });
         self.fix_size();
         Ok(())
@@ -188,7 +192,7 @@ impl<S: Store> Dir<'_, S> {
     pub(super) fn block_to_small(&mut self, block: S::Block) -> Result<()> {
         let room = self.s.room();
         let bytes = self.s.with(&block, |b| {
-            if !small_bytes(b, room)? {
+            if !may_be_small(b, room) {
                 return Ok(None);
             }
             let small = to_small(b)?;

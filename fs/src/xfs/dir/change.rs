@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::index::{self, Index};
-use super::shortform::{Entry as Small, Shortform};
+use super::shortform::{Entry as Small, Narrow, Shortform};
 use super::{PART_BYTES, fold_case};
 use crate::error::{Error, Result};
 use crate::xfs::da::{Path, Store, Tree, hash_name};
@@ -197,8 +197,16 @@ impl<S: Store> Dir<'_, S> {
     }
     fn add_small(&mut self, new: New<'_>) -> Result<()> {
         let bytes = self.s.local().unwrap_or(&[]);
-        let mut small = Shortform::decode(bytes).map_err(|r| self.s.corrupt(0, r))?;
         let entry = Small { name: new.name, offset: 0, file_type: new.file_type, ino: new.ino };
+        if let Some(narrow) = Narrow::scan(bytes, new.name)
+            && narrow.takes(bytes, &entry, self.s.room(), self.block_bytes())
+        {
+            let mut bytes = self.s.take_local();
+            narrow.append(&mut bytes, &entry);
+            self.set_small(bytes);
+            return Ok(());
+        }
+        let mut small = Shortform::decode(bytes).map_err(|r| self.s.corrupt(0, r))?;
         if small.insert(entry, self.block_bytes()) && small.bytes() <= self.s.room() {
             let bytes = small.encode();
             self.set_small(bytes);
@@ -208,6 +216,14 @@ impl<S: Store> Dir<'_, S> {
         self.add_to_block(new)
     }
     fn remove_small(&mut self, name: &[u8]) -> Result<()> {
+        let narrow = Narrow::scan(self.s.local().unwrap_or(&[]), name);
+        if let Some(place) = narrow.and_then(|narrow| narrow.found()) {
+            let mut bytes = self.s.take_local();
+            bytes[0] -= 1;
+            bytes.drain(place);
+            self.set_small(bytes);
+            return Ok(());
+        }
         self.change_small(|dir, small| {
             let i = dir.find_small(small, name).ok_or(Error::NotFound)?;
             small.entries.remove(i);

@@ -98,7 +98,7 @@ pub(super) fn take(c: &mut dyn Change, free: Space, used: Space, end: usize) {
 }
 
 /// Is there a free space that starts at `at`?
-fn free_at(block: &[u8], at: usize, end: usize) -> Option<Space> {
+pub(super) fn free_at(block: &[u8], at: usize, end: usize) -> Option<Space> {
     if at >= end || be16(block, at) != Some(FREE_TAG) {
         return None;
     }
@@ -148,12 +148,28 @@ fn changed(c: &mut dyn Change, gone: &[usize], new: &[Space], end: usize, taken:
     if table[LARGEST - 1].bytes < unseen {
         table = scan(c, end, taken);
     }
-    if table != old {
+    set_table(c, &table);
+}
+
+fn set_table(c: &mut dyn Change, table: &[Space; LARGEST]) {
+    if *table != largest(c) {
         for (i, space) in table.iter().enumerate() {
-            c.set_be16(TABLE + i * 4, space.at as u16);
-            c.set_be16(TABLE + i * 4 + 2, space.bytes as u16);
+            c.set_be32(TABLE + i * 4, (space.at as u32) << 16 | space.bytes as u32);
         }
     }
+}
+
+/// Entries lie at `places`, in their order; all else up to `end` is free.
+pub(super) fn free_others(c: &mut dyn Change, places: impl Iterator<Item = Space>, end: usize) {
+    let mut at = DataHeader::SIZE;
+    for used in places.chain([Space { at: end, bytes: 0 }]) {
+        if used.at > at {
+            put_free(c, Space { at, bytes: used.at - at });
+        }
+        at = used.at + used.bytes;
+    }
+    let table = scan(c, end, Space::default());
+    set_table(c, &table);
 }
 
 fn insert(table: &mut [Space; LARGEST], space: Space) {

@@ -54,9 +54,6 @@ impl Index {
         let at = self.place(i);
         (be32(block, at).unwrap_or(0), be32(block, at + 4).unwrap_or(0))
     }
-    fn is_stale(&self, block: &[u8], i: usize) -> bool {
-        self.entry(block, i).1 == NULL_ADDRESS
-    }
     /// The first entry whose hash is not below `hash`.
     pub(super) fn search(&self, block: &[u8], hash: u32) -> usize {
         let (mut low, mut high) = (0, self.count);
@@ -76,16 +73,23 @@ impl Index {
         all.filter(|&(_, address)| address != NULL_ADDRESS).collect()
     }
     fn put(&self, c: &mut dyn Change, i: usize, (hash, address): Pair) {
-        c.set_be32(self.place(i), hash);
-        c.set_be32(self.place(i) + 4, address);
+        c.set_be64(self.place(i), u64::from(hash) << 32 | u64::from(address));
+    }
+    /// The stale entry closest to place `wanted`: the last one before it, or the first one
+    /// from it on if that is not farther.
+    fn nearest_stale(&self, block: &[u8], wanted: usize) -> (Option<usize>, Option<usize>) {
+        let entries = &block[self.at..self.place(self.count)];
+        let stale = |entry: &[u8]| entry[4..] == NULL_ADDRESS.to_be_bytes();
+        let (before, behind) = entries.split_at(wanted * ENTRY_BYTES);
+        let low = before.chunks_exact(ENTRY_BYTES).rposition(stale);
+        let reach = low.map_or(self.count - wanted, |low| wanted - low);
+        let high = behind.chunks_exact(ENTRY_BYTES).take(reach).position(stale);
+        (low, high.map(|i| wanted + i))
     }
     /// Put an entry in where a stale one is. There is one.
     fn reuse(&self, c: &mut dyn Change, pair: Pair) {
         let wanted = self.search(c, pair.0);
-        let low = (0..wanted).rev().find(|&i| self.is_stale(c, i));
-        let reach = low.map_or(self.count, |low| (wanted + wanted - low).min(self.count));
-        let high = (wanted..reach).find(|&i| self.is_stale(c, i));
-        match (low, high) {
+        match self.nearest_stale(c, wanted) {
             (_, Some(high)) => {
                 c.move_within(self.place(wanted)..self.place(high), self.place(wanted + 1));
                 self.put(c, wanted, pair);
@@ -107,8 +111,7 @@ impl Index {
     }
     fn set_block(&self, c: &mut dyn Change) {
         let tail = c.len() - BlockTail::SIZE;
-        c.set_be32(tail, self.count as u32);
-        c.set_be32(tail + 4, self.stale as u32);
+        c.set_be64(tail, (self.count as u64) << 32 | self.stale as u64);
     }
 }
 

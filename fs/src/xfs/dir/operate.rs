@@ -54,7 +54,11 @@ pub(in crate::xfs) fn init(
     dp: &mut LockedInode<'_>,
     parent: Ino,
 ) -> Result<()> {
-    let bytes = Shortform { parent: parent.0, entries: alloc::vec::Vec::new() }.encode();
+    let bytes = match u32::try_from(parent.0) {
+        // No entries; no number, the parent's included, takes eight bytes.
+        Ok(narrow) => [&[0; 2][..], &narrow.to_be_bytes()].concat(),
+        Err(_) => Shortform { parent: parent.0, entries: alloc::vec::Vec::new() }.encode(),
+    };
     dp.bump_sequence(ForkKind::Data);
     dp.core_mut().format = Format::Local;
     dp.set_disk_size(bytes.len() as u64);

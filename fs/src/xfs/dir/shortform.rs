@@ -1,7 +1,9 @@
-//! Changing directories that lie in the inode: such a directory is small, so it is
-//! taken apart and written anew.
+//! Changing directories that lie in the inode. The usual change is made in place
+//! ([`Narrow`]); where that cannot be, the directory is taken apart and written anew
+//! ([`Shortform`]).
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::FIRST_OFFSET;
 use crate::xfs::ondisk::dir_data::{ALIGN, entry_bytes};
@@ -33,6 +35,71 @@ pub(super) struct Shortform<'a> {
 
 /// Inode numbers above this take eight bytes.
 const NARROW_MAX: u64 = u32::MAX as u64;
+/// Bytes of a directory whose inode numbers take four bytes, before its entries.
+pub(super) const SMALL_HEAD: usize = 6;
+/// Bytes of such an entry besides the name.
+pub(super) const SMALL_ENTRY: usize = ENTRY_HEAD + 1 + 4;
+
+/// A directory whose inode numbers all take four bytes, as it lies in the inode, and a
+/// name looked for in it.
+pub(super) struct Narrow {
+    entries: usize,
+    /// The entry with the name.
+    found: Option<Range<usize>>,
+    /// The first place behind the last entry in a block.
+    end: usize,
+}
+
+impl Narrow {
+    /// Look through a directory. Nothing if inode numbers take eight bytes or something is
+    /// amiss: whoever takes it apart finds out.
+    pub(super) fn scan(bytes: &[u8], name: &[u8]) -> Option<Self> {
+        let (&entries, &wide) = (bytes.first()?, bytes.get(1)?);
+        if wide != 0 || bytes.len() < SMALL_HEAD {
+            return None;
+        }
+        let mut narrow = Self { entries: entries.into(), found: None, end: FIRST_OFFSET as usize };
+        let mut rest = &bytes[SMALL_HEAD..];
+        for _ in 0..entries {
+            let [length, high, low, behind @ ..] = rest else { return None };
+            let length = usize::from(*length);
+            let offset = usize::from(u16::from_be_bytes([*high, *low]));
+            if length == 0 || offset < narrow.end || !offset.is_multiple_of(ALIGN) {
+                return None;
+            }
+            if behind.get(..length)? == name {
+                let at = bytes.len() - rest.len();
+                narrow.found = Some(at..at + SMALL_ENTRY + length);
+            }
+            rest = rest.get(SMALL_ENTRY + length..)?;
+            narrow.end = offset + entry_bytes(length);
+        }
+        rest.is_empty().then_some(narrow)
+    }
+    /// The entry with the name.
+    pub(super) fn found(&self) -> Option<Range<usize>> {
+        self.found.clone()
+    }
+    /// Can an entry be appended to `bytes`? It has to fit, into a block with its index too,
+    /// and its number must not take eight bytes.
+    pub(super) fn takes(&self, bytes: &[u8], new: &Entry<'_>, room: usize, block: usize) -> bool {
+        let behind = self.end + entry_bytes(new.name.len());
+        let index = super::index::block_index_bytes(self.entries + 3);
+        bytes.len() + SMALL_ENTRY + new.name.len() <= room
+            && behind + index <= block
+            && self.entries < usize::from(u8::MAX)
+            && new.ino <= NARROW_MAX
+    }
+    /// Append an entry that can be.
+    pub(super) fn append(&self, bytes: &mut Vec<u8>, new: &Entry<'_>) {
+        bytes[0] += 1;
+        bytes.push(new.name.len() as u8);
+        bytes.extend_from_slice(&(self.end as u16).to_be_bytes());
+        bytes.extend_from_slice(new.name);
+        bytes.push(new.file_type);
+        bytes.extend_from_slice(&(new.ino as u32).to_be_bytes());
+    }
+}
 
 impl<'a> Shortform<'a> {
     /// Take one apart.

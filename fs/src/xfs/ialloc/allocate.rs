@@ -4,7 +4,7 @@ use alloc::format;
 
 use holdfast_sync::atomic::Ordering;
 
-use super::tree::{InodeTree, finobt, inobt, most_levels};
+use super::tree::{InodeTree, Trees, inobt, most_levels};
 use super::{Header, UNKNOWN, chunk, has_finobt, has_sparse, split_ino};
 use crate::error::{Error, Result};
 use crate::xfs::btree::Cursor;
@@ -52,14 +52,13 @@ pub(in crate::xfs) fn allocate(
         true => mount.ialloc.rotor.fetch_add(1, Ordering::Relaxed) % count,
         false => home.0,
     };
-    let may_grow = room_for_chunk(mount);
     for how in [Try::Easy, Try::Hard] {
         for i in 0..count {
             let ag = AgNumber((start + i) % count);
-            if !promises(mount, ag, may_grow, how)? || !lock(tp, ag, how, inodes)? {
+            if !promises(mount, ag, how)? || !lock(tp, ag, how, inodes)? {
                 continue;
             }
-            if let Some(ino) = allocate_in(tp, ag, parent, may_grow, inodes)? {
+            if let Some(ino) = allocate_in(tp, ag, parent, inodes)? {
                 return Ok(ino);
             }
         }
@@ -75,13 +74,15 @@ fn room_for_chunk(mount: &Mount) -> bool {
         return true;
     }
     let chunk = u64::from(geometry.chunk_blocks());
-    let blocks = (u128::from(geometry.data_blocks) * u128::from(percent) / 100) as u64;
+    // The product might be too large.
+    let (hundreds, rest) = (geometry.data_blocks / 100, geometry.data_blocks % 100);
+    let blocks = hundreds.saturating_mul(percent).saturating_add(rest * percent / 100);
     let most = (blocks / chunk * chunk) << (geometry.block_log - geometry.inode_log);
     mount.counters().inodes() + u64::from(INODES_PER_CHUNK) <= most
 }
 
 /// Is it worth while to lock this group? Nothing is locked: its state may change.
-fn promises(mount: &Mount, ag: AgNumber, may_grow: bool, how: Try) -> Result<bool> {
+fn promises(mount: &Mount, ag: AgNumber, how: Try) -> Result<bool> {
     let free = mount.ialloc.group(ag).free.load(Ordering::Relaxed);
     if free > 0 && free != UNKNOWN {
         return Ok(true);
@@ -89,7 +90,7 @@ fn promises(mount: &Mount, ag: AgNumber, may_grow: bool, how: Try) -> Result<boo
     if free == UNKNOWN && mount.agi(ag)?.free_count > 0 {
         return Ok(true);
     }
-    if !may_grow {
+    if !room_for_chunk(mount) {
         return Ok(false);
     }
     let geometry = mount.geometry();
@@ -129,12 +130,11 @@ fn allocate_in(
     tp: &mut Trans<'_>,
     ag: AgNumber,
     parent: Ino,
-    may_grow: bool,
     inodes: &mut [&mut LockedInode<'_>],
 ) -> Result<Option<Ino>> {
     let mut header = Header::read(tp, ag)?;
     if header.get(agi::at::FREE_COUNT) == 0 {
-        let grown = may_grow && chunk::add(tp, &header)?;
+        let grown = room_for_chunk(tp.mount()) && chunk::add(tp, &header)?;
         if tp.is_dirty() {
             // The new chunk stays whatever becomes of the rest; and no log space that the
             // rest needs is taken by it.
@@ -162,19 +162,19 @@ fn take(tp: &mut Trans<'_>, header: &Header, parent: Ino) -> Result<Ino> {
     let geometry = tp.mount().geometry();
     let (home, agino) = split_ino(geometry, parent)?;
     let near = (home == header.ag).then_some(agino);
-    let mut all = inobt(header);
-    let mut some_free = has_finobt(geometry).then(|| finobt(header));
-    let mut chunk = match &mut some_free {
+    let mut trees = header.trees(tp);
+    let Trees { all, free: some_free } = &mut trees;
+    let mut chunk = match some_free {
         Some(tree) => {
             let chunk = find_free(tp, header, tree, near)?;
             let same = all.lookup_eq(tp, &chunk.start)?;
-            if !same || current(tp, header, &mut all)? != Some(chunk) {
+            if !same || all.get(tp)? != Some(chunk.record(has_sparse(geometry))) {
                 let start = chunk.start;
                 return Err(header.corrupt(tp, format!("the trees differ on chunk {start}")));
             }
             chunk
         }
-        None => find_any(tp, header, &mut all, near)?,
+        None => find_any(tp, header, all, near)?,
     };
     let Some(index) = chunk.first_free() else {
         return Err(header.corrupt(tp, format!("no inode of chunk {} is free", chunk.start)));
@@ -182,9 +182,10 @@ fn take(tp: &mut Trans<'_>, header: &Header, parent: Ino) -> Result<Ino> {
     chunk.take(index);
     let record = chunk.record(has_sparse(geometry));
     all.update(tp, &record)?;
-    if let Some(tree) = &mut some_free {
+    if let Some(tree) = some_free {
         if chunk.free_count == 0 { tree.delete(tp)? } else { tree.update(tp, &record)? }
     }
+    header.keep(tp, trees);
     header.add(tp, 0, -1);
     Ok(geometry.ino(header.ag, chunk.start + index))
 }

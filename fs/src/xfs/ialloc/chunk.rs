@@ -2,7 +2,9 @@
 
 use alloc::vec::Vec;
 
-use super::tree::{finobt, inobt, most_levels};
+use uuid::Uuid;
+
+use super::tree::{Trees, most_levels};
 use super::{Header, block_of, has_finobt, has_sparse};
 use crate::error::Result;
 use crate::xfs::alloc::{self as space, AllocRequest, Owner, Target, Use};
@@ -13,7 +15,7 @@ use crate::xfs::ondisk::block::BlockKind;
 use crate::xfs::ondisk::inobt::{Chunk, INODES_PER_HOLE_BIT};
 use crate::xfs::ondisk::inode::{CORE_BYTES, CRC_OFFSET, MAGIC};
 use crate::xfs::ondisk::log_items::IcreateFormat;
-use crate::xfs::ondisk::stamp_checksum;
+use crate::xfs::ondisk::{checksum_behind_bit, checksum_with_zeros};
 use crate::xfs::trans::Trans;
 use crate::xfs::types::{AgBlock, AgNumber};
 
@@ -161,16 +163,19 @@ fn initialise(tp: &mut Trans<'_>, ag: AgNumber, start: AgBlock, blocks: u32) -> 
     let geometry = tp.mount().geometry();
     let generation = tp.mount().random() as u32;
     let slot_log = geometry.block_log - geometry.inode_log;
-    let mut agino = start.0 << slot_log;
+    let first = start.0 << slot_log;
     let mut fresh = Vec::new();
     for run in clusters(geometry, ag, start, blocks) {
         fresh.push(tp.create_runs(&[run], BlockKind::Inodes)?);
     }
+    let (uuid, ino) = (geometry.meta_uuid, geometry.ino(ag, first).0);
+    let mut unused = Unused::new(uuid, geometry.inode_bytes(), ino, generation);
+    let mut agino = first;
     for buffer in &fresh {
         let mut edit = tp.edit(buffer);
         let bytes = edit.len();
         for inode in edit.bytes_mut(0..bytes).chunks_exact_mut(geometry.inode_bytes()) {
-            unused_inode(inode, geometry, geometry.ino(ag, agino).0, generation);
+            unused.put(inode, geometry.ino(ag, agino).0);
             agino += 1;
         }
         drop(edit);
@@ -187,23 +192,67 @@ fn initialise(tp: &mut Trans<'_>, ag: AgNumber, start: AgBlock, blocks: u32) -> 
     Ok(())
 }
 
-/// An inode that was never used.
-fn unused_inode(inode: &mut [u8], geometry: &Geometry, ino: u64, generation: u32) {
-    debug_assert!(inode.len() >= CORE_BYTES, "an inode");
-    inode.fill(0);
-    inode[0..2].copy_from_slice(&MAGIC.to_be_bytes());
-    inode[4] = 3;
-    inode[92..96].copy_from_slice(&generation.to_be_bytes());
-    inode[96..100].copy_from_slice(&NULL_AGINO.to_be_bytes());
-    inode[152..160].copy_from_slice(&ino.to_be_bytes());
-    inode[160..176].copy_from_slice(geometry.meta_uuid.as_bytes());
-    stamp_checksum(inode, CRC_OFFSET);
+/// Where an inode's number lies in it.
+const INO_AT: usize = 152;
+
+/// Inodes that were never used: they differ in nothing but their numbers.
+struct Unused {
+    /// The first one's core; all behind it is zero.
+    core: [u8; CORE_BYTES],
+    ino: u64,
+    checksum: u32,
+    /// How the checksum changes with each of the number's low bits. (It is linear: what
+    /// two bits change is what either one changes, exclusive-or. And a byte's lower bits
+    /// come first: what the bit below changes has gone one bit farther.)
+    change: [u32; LOW_BITS],
+}
+
+/// Bits in which the numbers of a chunk's inodes differ.
+const LOW_BITS: usize = INODES_PER_CHUNK.trailing_zeros() as usize;
+
+impl Unused {
+    fn new(uuid: Uuid, inode_bytes: usize, ino: u64, generation: u32) -> Self {
+        let mut core = [0; CORE_BYTES];
+        core[0..2].copy_from_slice(&MAGIC.to_be_bytes());
+        core[4] = 3;
+        core[92..96].copy_from_slice(&generation.to_be_bytes());
+        core[96..100].copy_from_slice(&NULL_AGINO.to_be_bytes());
+        core[160..176].copy_from_slice(uuid.as_bytes());
+        let forks = inode_bytes - CORE_BYTES;
+        let mut with = |ino: u64| {
+            core[INO_AT..INO_AT + 8].copy_from_slice(&ino.to_be_bytes());
+            checksum_with_zeros(&core, CRC_OFFSET, forks)
+        };
+        let other = with(ino ^ 1 << (LOW_BITS - 1));
+        let checksum = with(ino);
+        let mut change = [other ^ checksum; LOW_BITS];
+        for bit in (1..LOW_BITS).rev() {
+            change[bit - 1] = checksum_behind_bit(change[bit]);
+        }
+        Self { core, ino, checksum, change }
+    }
+    /// Put one into a place that is all zeros.
+    fn put(&mut self, inode: &mut [u8], ino: u64) {
+        let differs = ino ^ self.ino;
+        let checksum = if differs < 1 << LOW_BITS {
+            let bits = (0..LOW_BITS).filter(|bit| differs & 1 << bit != 0);
+            bits.fold(self.checksum, |checksum, bit| checksum ^ self.change[bit])
+        } else {
+            // Not of one chunk of the usual alignment.
+            self.core[INO_AT..INO_AT + 8].copy_from_slice(&ino.to_be_bytes());
+            checksum_with_zeros(&self.core, CRC_OFFSET, inode.len() - CORE_BYTES)
+        };
+        inode[..CORE_BYTES].copy_from_slice(&self.core);
+        inode[INO_AT..INO_AT + 8].copy_from_slice(&ino.to_be_bytes());
+        inode[CRC_OFFSET..CRC_OFFSET + 4].copy_from_slice(&checksum.to_le_bytes());
+    }
 }
 
 /// Note the chunk in the trees; a part joins what there is of its chunk already.
 fn insert(tp: &mut Trans<'_>, header: &Header, fresh: Chunk) -> Result<()> {
     let sparse = has_sparse(tp.mount().geometry());
-    let mut all = inobt(header);
+    let mut trees = header.trees(tp);
+    let Trees { all, free } = &mut trees;
     let mut joined = fresh;
     let old = match all.lookup_eq(tp, &fresh.start)? {
         true => all.get(tp)?,
@@ -224,13 +273,33 @@ fn insert(tp: &mut Trans<'_>, header: &Header, fresh: Chunk) -> Result<()> {
     } else {
         all.insert(tp, &joined.record(sparse))?;
     }
-    if !has_finobt(tp.mount().geometry()) {
-        return Ok(());
+    if let Some(free) = free {
+        if free.lookup_eq(tp, &fresh.start)? {
+            free.update(tp, &joined.record(sparse))?;
+        } else {
+            free.insert(tp, &joined.record(sparse))?;
+        }
     }
-    let mut free = finobt(header);
-    if free.lookup_eq(tp, &fresh.start)? {
-        free.update(tp, &joined.record(sparse))
-    } else {
-        free.insert(tp, &joined.record(sparse))
+    header.keep(tp, trees);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xfs::ondisk::checksum;
+
+    #[test]
+    fn unused_inodes_have_the_right_checksums() {
+        for first in [64, 0x80, 0x1_0000_0028] {
+            let mut unused = Unused::new(Uuid::from_bytes([9; 16]), 512, first, 0x1234_5678);
+            for ino in first..first + 2 * u64::from(INODES_PER_CHUNK) {
+                let mut inode = alloc::vec![0; 512];
+                unused.put(&mut inode, ino);
+                let stored = inode[CRC_OFFSET..CRC_OFFSET + 4].to_vec();
+                assert_eq!(stored, checksum(&inode, CRC_OFFSET).to_le_bytes(), "inode {ino}");
+                assert_eq!(inode[INO_AT..INO_AT + 8], ino.to_be_bytes());
+            }
+        }
     }
 }

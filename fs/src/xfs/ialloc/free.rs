@@ -3,10 +3,11 @@
 use alloc::format;
 
 use super::chunk::clusters;
-use super::tree::{finobt, inobt, most_levels};
+use super::tree::{InodeTree, Trees, most_levels};
 use super::{Header, block_of, has_finobt, has_sparse, split_ino};
 use crate::error::Result;
 use crate::xfs::alloc::Owner;
+use crate::xfs::btree::Cursor;
 use crate::xfs::defer::Deferred;
 use crate::xfs::geometry::{Geometry, INODES_PER_CHUNK};
 use crate::xfs::inode::{Fork, ForkExtents};
@@ -30,7 +31,8 @@ pub(in crate::xfs) fn free(tp: &mut Trans<'_>, ip: &mut LockedInode<'_>) -> Resu
     let (ag, agino) = split_ino(geometry, ip.ino())?;
     tp.lock_agi(ag);
     let header = Header::read(tp, ag)?;
-    let mut all = inobt(&header);
+    let mut trees = header.trees(tp);
+    let Trees { all, free: some_free } = &mut trees;
     let found = match all.lookup_le(tp, &agino)? {
         true => all.get(tp)?,
         false => None,
@@ -47,45 +49,46 @@ pub(in crate::xfs) fn free(tp: &mut Trans<'_>, ip: &mut LockedInode<'_>) -> Resu
     chunk.give_back(index);
     // Inodes in holes count as free here.
     let gone = chunk.free == u64::MAX;
-    update_finobt(tp, &header, &old, &chunk, gone)?;
+    if let Some(tree) = some_free {
+        update_finobt(tp, &header, tree, &old, &chunk)?;
+    }
     if gone {
         all.delete(tp)?;
-        remove_chunk(tp, &header, &chunk)?;
     } else {
         all.update(tp, &chunk.record(has_sparse(geometry)))?;
+    }
+    header.keep(tp, trees);
+    if gone {
+        remove_chunk(tp, &header, &chunk)?;
+    } else {
         header.add(tp, 0, 1);
     }
     clear(tp, ip);
     Ok(())
 }
 
-/// What was `old` is `chunk` now, or `gone`.
+/// What was `old` in the tree of chunks with free inodes is `chunk` now, or gone.
 fn update_finobt(
     tp: &mut Trans<'_>,
     header: &Header,
+    tree: &mut Cursor<InodeTree>,
     old: &Chunk,
     chunk: &Chunk,
-    gone: bool,
 ) -> Result<()> {
-    let geometry = tp.mount().geometry();
-    if !has_finobt(geometry) {
-        return Ok(());
-    }
-    let mut tree = finobt(header);
+    let sparse = has_sparse(tp.mount().geometry());
     let there = match tree.lookup_eq(tp, &chunk.start)? {
         true => tree.get(tp)?,
         false => None,
     };
-    let there = there.map(|raw| header.check(tp, &raw)).transpose()?;
-    if there.is_some() != (old.free_count > 0) || there.is_some_and(|c| c != *old) {
+    if there != (old.free_count > 0).then(|| old.record(sparse)) {
         return Err(header.corrupt(tp, format!("the trees differ on chunk {}", chunk.start)));
     }
-    let record = chunk.record(has_sparse(geometry));
-    match (there, gone) {
-        (None, true) => Ok(()),
-        (None, false) => tree.insert(tp, &record),
-        (Some(_), true) => tree.delete(tp),
-        (Some(_), false) => tree.update(tp, &record),
+    let record = chunk.record(sparse);
+    match (there.is_some(), chunk.free == u64::MAX) {
+        (false, true) => Ok(()),
+        (false, false) => tree.insert(tp, &record),
+        (true, true) => tree.delete(tp),
+        (true, false) => tree.update(tp, &record),
     }
 }
 

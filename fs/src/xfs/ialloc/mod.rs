@@ -36,6 +36,8 @@ pub(super) use allocate::{allocate, space_for_allocation};
 pub(super) use free::{free, space_for_free};
 pub(super) use unlinked::{unlinked_add, unlinked_head, unlinked_remove, unlinked_reset};
 
+use tree::Trees;
+
 use super::buf::Buffer;
 use super::geometry::Geometry;
 use super::ondisk::block::BlockKind;
@@ -64,6 +66,16 @@ struct Group {
     free: AtomicU32,
     /// For an inode in an unlinked list the one that links to it, if that is no head.
     previous: Mutex<BTreeMap<u32, u32>>,
+    /// What the transaction that has the AGI locked need not look for.
+    kept: Mutex<Kept>,
+}
+
+/// A group's blocks that are kept in memory while the group is in use.
+#[derive(Default)]
+struct Kept {
+    agi: Option<Arc<Buffer>>,
+    /// Nothing while a transaction changes them, or if one failed to.
+    trees: Option<Trees>,
 }
 
 impl Groups {
@@ -72,11 +84,19 @@ impl Groups {
         let group = |_| Group {
             free: AtomicU32::new(UNKNOWN),
             previous: Mutex::new(&STATE, BTreeMap::new()),
+            kept: Mutex::new(&STATE, Kept::default()),
         };
         Self { groups: (0..count).map(group).collect(), rotor: AtomicU32::new(0) }
     }
     fn group(&self, ag: AgNumber) -> &Group {
         &self.groups[ag.0 as usize]
+    }
+    /// Keep no blocks in memory.
+    pub(super) fn release(&self) {
+        for group in &self.groups {
+            let kept = core::mem::take(&mut *group.kept.lock());
+            drop(kept);
+        }
     }
 }
 
@@ -89,16 +109,41 @@ struct Header {
 impl Header {
     fn read(tp: &mut Trans<'_>, ag: AgNumber) -> Result<Self> {
         debug_assert!(tp.holds_agi(ag), "the AGI is locked");
-        let geometry = tp.mount().geometry();
-        let sector = header_sector(geometry, ag);
-        let buffer = tp.read(sector, geometry.sector_bytes() as u32, BlockKind::Agi)?;
+        let group = tp.mount().ialloc.group(ag);
+        let kept = group.kept.lock().agi.clone();
+        let buffer = match kept {
+            Some(buffer) => buffer,
+            None => {
+                let geometry = tp.mount().geometry();
+                let sector = header_sector(geometry, ag);
+                let buffer = tp.read(sector, geometry.sector_bytes() as u32, BlockKind::Agi)?;
+                group.kept.lock().agi = Some(buffer.clone());
+                buffer
+            }
+        };
         let header = Self { ag, buffer };
-        let (count, free) = (header.get(agi::at::COUNT), header.get(agi::at::FREE_COUNT));
+        let (count, free) = header.counts();
         if free > count {
             return Err(header.corrupt(tp, alloc::format!("{free} of {count} inodes are free")));
         }
-        tp.mount().ialloc.group(ag).free.store(free, Ordering::Relaxed);
+        group.free.store(free, Ordering::Relaxed);
         Ok(header)
+    }
+    /// Inodes, and free ones.
+    fn counts(&self) -> (u32, u32) {
+        let bytes = self.buffer.read();
+        let at = |offset| be32(&bytes, offset).unwrap_or(0);
+        (at(agi::at::COUNT), at(agi::at::FREE_COUNT))
+    }
+    /// The group's trees, to be looked through and changed, and given back by
+    /// [`Header::keep`] unless that fails.
+    fn trees(&self, tp: &Trans<'_>) -> Trees {
+        let kept = tp.mount().ialloc.group(self.ag).kept.lock().trees.take();
+        kept.unwrap_or_else(|| Trees::new(self, tp.mount().geometry()))
+    }
+    /// Keep the places in the trees for whoever comes next.
+    fn keep(&self, tp: &Trans<'_>, trees: Trees) {
+        tp.mount().ialloc.group(self.ag).kept.lock().trees = Some(trees);
     }
     fn get(&self, offset: usize) -> u32 {
         be32(&self.buffer.read(), offset).unwrap_or(0)
@@ -108,7 +153,7 @@ impl Header {
     }
     /// Change the number of inodes and of free ones.
     fn add(&self, tp: &mut Trans<'_>, all: i32, free: i32) {
-        let (old_all, old_free) = (self.get(agi::at::COUNT), self.get(agi::at::FREE_COUNT));
+        let (old_all, old_free) = self.counts();
         let new_free = old_free.wrapping_add_signed(free);
         let mut edit = tp.edit(&self.buffer);
         if all != 0 {

@@ -22,14 +22,27 @@ pub(super) struct InodeTree {
     agi: Arc<Buffer>,
 }
 
-/// All chunks of a group.
-pub(super) fn inobt(header: &Header) -> Cursor<InodeTree> {
-    Cursor::new(InodeTree { ag: header.ag, free: false, agi: header.buffer.clone() })
+/// Places in both trees of a group. All changes are made through these, which are kept
+/// between transactions: what is looked for next is mostly close to where they stand.
+pub(super) struct Trees {
+    /// All chunks of the group.
+    pub(super) all: Cursor<InodeTree>,
+    /// Its chunks with free inodes, if the file system has a tree of them.
+    pub(super) free: Option<Cursor<InodeTree>>,
 }
 
-/// The chunks of a group with free inodes.
-pub(super) fn finobt(header: &Header) -> Cursor<InodeTree> {
-    Cursor::new(InodeTree { ag: header.ag, free: true, agi: header.buffer.clone() })
+impl Trees {
+    /// Places that stand nowhere yet.
+    pub(super) fn new(header: &Header, geometry: &Geometry) -> Self {
+        let tree =
+            |free| Cursor::new(InodeTree { ag: header.ag, free, agi: header.buffer.clone() });
+        Self { all: tree(false), free: has_finobt(geometry).then(|| tree(true)) }
+    }
+}
+
+/// A place in the tree of all chunks, to read.
+pub(super) fn inobt(header: &Header) -> Cursor<InodeTree> {
+    Cursor::new(InodeTree { ag: header.ag, free: false, agi: header.buffer.clone() })
 }
 
 /// Most levels of either tree.
@@ -60,6 +73,7 @@ impl InodeTree {
 impl Shape for InodeTree {
     type Record = RawChunk;
     const POINTERS: Pointers = Pointers::Short;
+    const ONE_WRITER: bool = true;
 
     fn kind(&self) -> BlockKind {
         if self.free { BlockKind::Finobt } else { BlockKind::Inobt }

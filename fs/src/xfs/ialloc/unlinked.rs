@@ -43,7 +43,7 @@ impl Link {
     fn of(tp: &mut Trans<'_>, header: &Header, agino: u32) -> Result<Self> {
         let geometry = tp.mount().geometry();
         let ino = geometry.ino(header.ag, agino);
-        let Some((run, at)) = Inode::place(geometry, ino) else {
+        let Some((run, at)) = Inode::place_of(geometry, ino) else {
             return Err(header.corrupt(tp, format!("a list of unlinked inodes names {agino}")));
         };
         let cluster = tp.read_runs(&[run], &[BlockKind::Inodes])?;

@@ -2,7 +2,8 @@
 //!
 //! Transactions put their items here. An item that is committed again before the
 //! checkpoint is written is there once, with what the last transaction left of it: that
-//! is why a thousand changes to a block cost the log one copy.
+//! is why a thousand changes to a block cost the log one copy. Of a block that is there
+//! already a transaction brings only what it changed, as patches to what is there.
 //!
 //! An intent whose end comes before the checkpoint is written is left out, and so is its
 //! end: replay would find nothing to do. Both stay listed so that their pins are undone.
@@ -26,11 +27,9 @@ pub(super) struct Slot {
     pub(super) left_out: bool,
 }
 
-impl Slot {
-    /// Bytes it takes in records, headers of operations included.
-    fn bytes(&self) -> u64 {
-        (self.vectors.length_bytes() + self.vectors.count() * OpHeader::BYTES) as u64
-    }
+/// Bytes that an item takes in records, headers of operations included.
+const fn in_records(vectors: &Vectors) -> u64 {
+    (vectors.length_bytes() + vectors.count() * OpHeader::BYTES) as u64
 }
 
 /// One checkpoint's items.
@@ -61,48 +60,72 @@ impl Context {
     pub(super) const fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
-    /// Bytes of the log it needs at worst.
-    pub(super) fn worst_bytes(&self, layout: &Layout) -> u64 {
-        if self.is_empty() { 0 } else { layout.checkpoint_bytes(self.bytes) }
+    /// Slots, and bytes they take in records: what the need of log depends on.
+    pub(super) const fn size(&self) -> (usize, u64) {
+        (self.slots.len(), self.bytes)
+    }
+    /// Bytes of the log that so many slots of so many bytes need at worst.
+    pub(super) const fn worst_bytes((slots, bytes): (usize, u64), layout: &Layout) -> u64 {
+        if slots == 0 { 0 } else { layout.checkpoint_bytes(bytes) }
     }
     /// Bytes its items take in records.
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
     }
-    /// Take the items of a transaction.
-    pub(super) fn add(&mut self, items: Vec<LogItem>) {
+    /// Are all patches among these to this checkpoint?
+    pub(super) fn fits(&self, items: &[LogItem]) -> bool {
+        items.iter().all(|i| i.vectors.patched().is_none_or(|seq| seq == self.seq))
+    }
+    /// Take the items of a transaction, which fit. False if there are patches to what is
+    /// not there: then somebody changed what another transaction holds.
+    #[must_use]
+    pub(super) fn add(&mut self, items: &mut Vec<LogItem>) -> bool {
         self.transactions += 1;
-        for LogItem { item, vectors } in items {
-            self.add_item(item, vectors);
+        let mut good = true;
+        for LogItem { item, vectors } in items.drain(..) {
+            if vectors.patched().is_some() {
+                good &= self.amend(&item.key(), &vectors);
+            } else {
+                self.add_item(item, vectors);
+            }
         }
+        good
+    }
+    fn amend(&mut self, key: &ItemKey, patches: &Vectors) -> bool {
+        let found = self.index.find(key, &self.slots);
+        found.is_some_and(|at| self.slots[at].vectors.amend(patches))
     }
     fn add_item(&mut self, item: Arc<dyn Item>, vectors: Vectors) {
-        let mut slot = Slot { key: item.key(), item, vectors, left_out: false };
-        if let Some(id) = slot.item.ends_intent()
-            && let Some(at) = self.index.find(&ItemKey::Intent(id), &self.slots)
-            && !self.slots[at].left_out
-        {
-            self.bytes -= self.slots[at].bytes();
-            self.slots[at].leave_out();
-            slot.leave_out();
+        let key = item.key();
+        let left_out = matches!(key, ItemKey::Done(_)) && self.end_intent(&*item);
+        let vectors = if left_out { Vectors::new() } else { vectors };
+        self.bytes += in_records(&vectors);
+        let Some(at) = self.index.find(&key, &self.slots) else {
+            item.pin();
+            self.slots.push(Slot { key, item, vectors, left_out });
+            return self.index.insert(self.slots.len() - 1, &self.slots);
+        };
+        let slot = &mut self.slots[at];
+        self.bytes -= in_records(&slot.vectors);
+        slot.vectors = vectors;
+        slot.left_out = left_out;
+        if !core::ptr::addr_eq(Arc::as_ptr(&slot.item), Arc::as_ptr(&item)) {
+            item.pin();
+            self.displaced.push(core::mem::replace(&mut slot.item, item));
         }
-        self.bytes += slot.bytes();
-        match self.index.find(&slot.key, &self.slots) {
-            Some(at) => {
-                self.bytes -= self.slots[at].bytes();
-                let old = core::mem::replace(&mut self.slots[at], slot);
-                let new = &self.slots[at].item;
-                if !core::ptr::addr_eq(Arc::as_ptr(&old.item), Arc::as_ptr(new)) {
-                    new.pin();
-                    self.displaced.push(old.item);
-                }
-            }
-            None => {
-                slot.item.pin();
-                self.slots.push(slot);
-                self.index.insert(self.slots.len() - 1, &self.slots);
-            }
+    }
+    /// If the intent that this is the end of is in the same checkpoint, neither is written.
+    fn end_intent(&mut self, done: &dyn Item) -> bool {
+        let Some(id) = done.ends_intent() else { return false };
+        let Some(at) = self.index.find(&ItemKey::Intent(id), &self.slots) else { return false };
+        let intent = &mut self.slots[at];
+        if intent.left_out {
+            return false;
         }
+        self.bytes -= in_records(&intent.vectors);
+        intent.left_out = true;
+        intent.vectors = Vectors::new();
+        true
     }
     /// Forget everything, for use as a later checkpoint, keeping the memory.
     pub(super) fn recycle(&mut self, seq: CommitSeq) {
@@ -112,13 +135,6 @@ impl Context {
         self.displaced.clear();
         self.bytes = 0;
         self.transactions = 0;
-    }
-}
-
-impl Slot {
-    fn leave_out(&mut self) {
-        self.left_out = true;
-        self.vectors = Vectors::new();
     }
 }
 

@@ -205,6 +205,7 @@ impl Log {
         let mut context = replace(&mut pen.spare, Context::new(CommitSeq(0)));
         context.recycle(next);
         swap(&mut *cil, &mut context);
+        self.collecting.store(next.0, Ordering::Release);
         self.space.writing();
         self.cil_bytes.store(0, Ordering::Relaxed);
         Some(context)

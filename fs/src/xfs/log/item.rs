@@ -53,22 +53,65 @@ pub enum ItemKey {
     Done(u64),
 }
 
-/// The regions of a log item, one after the other.
+/// The regions of a log item, one after the other, each behind its length.
+///
+/// Or, as *patches*, what changed in the regions that the checkpoint collecting has
+/// already: each a length, a place in these, and bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Vectors {
     bytes: Vec<u8>,
-    /// Where each region ends.
-    ends: Vec<u32>,
+    regions: u32,
+    /// Patches to what the checkpoint of this number has, so many bytes; else zero.
+    patches: (CommitSeq, u32),
 }
+
+/// Bytes of the length in front of a region.
+const LENGTH_BYTES: usize = 4;
+/// Bytes of length and place in front of a patch.
+const PATCH_BYTES: usize = 8;
 
 impl Vectors {
     /// No regions.
     pub const fn new() -> Self {
-        Self { bytes: Vec::new(), ends: Vec::new() }
+        Self { bytes: Vec::new(), regions: 0, patches: (CommitSeq(0), 0) }
     }
     /// Room for `bytes` in `regions`.
     pub fn with_capacity(bytes: usize, regions: usize) -> Self {
-        Self { bytes: Vec::with_capacity(bytes), ends: Vec::with_capacity(regions) }
+        let bytes = Vec::with_capacity(bytes + regions * LENGTH_BYTES);
+        Self { bytes, ..Self::new() }
+    }
+    /// Room for patches of `bytes` in all to what the checkpoint `seq` has of an item,
+    /// which has the `length` of [`Vectors::stored_bytes`].
+    pub(crate) fn patches(seq: CommitSeq, length: usize, patches: usize, bytes: usize) -> Self {
+        let bytes = Vec::with_capacity(bytes + patches * PATCH_BYTES);
+        Self { bytes, regions: 0, patches: (seq, length as u32) }
+    }
+    /// The checkpoint that these are patches to.
+    pub(super) fn patched(&self) -> Option<CommitSeq> {
+        (self.patches.0 != CommitSeq(0)).then_some(self.patches.0)
+    }
+    /// Add a patch: bytes that take the place of those at `at`.
+    pub(crate) fn push_patch(&mut self, at: usize, bytes: &[u8]) {
+        let head = (at as u64) << 32 | bytes.len() as u64;
+        self.bytes.extend_from_slice(&head.to_le_bytes());
+        self.bytes.extend_from_slice(bytes);
+    }
+    /// Change regions by `patches` to them. False if they are not what the patches are to.
+    #[must_use]
+    pub(crate) fn amend(&mut self, patches: &Self) -> bool {
+        if self.bytes.len() != patches.patches.1 as usize {
+            return false;
+        }
+        let mut rest = &patches.bytes[..];
+        while let Some((head, behind)) = rest.split_first_chunk::<PATCH_BYTES>() {
+            let head = u64::from_le_bytes(*head);
+            let (length, at) = (head as u32 as usize, (head >> 32) as usize);
+            let (new, behind) = behind.split_at(length);
+            let Some(old) = self.bytes.get_mut(at..at + length) else { return false };
+            old.copy_from_slice(new);
+            rest = behind;
+        }
+        true
     }
     /// Add a region; its length is a multiple of 4.
     pub fn push(&mut self, region: &[u8]) {
@@ -76,28 +119,46 @@ impl Vectors {
     }
     /// Add a region that `fill` appends.
     pub fn push_with(&mut self, fill: impl FnOnce(&mut Vec<u8>)) {
-        let start = self.bytes.len();
+        let start = self.bytes.len() + LENGTH_BYTES;
+        self.bytes.extend_from_slice(&[0; LENGTH_BYTES]);
         fill(&mut self.bytes);
-        debug_assert!((self.bytes.len() - start).is_multiple_of(4), "regions are whole words");
-        self.ends.push(self.bytes.len() as u32);
+        let length = self.bytes.len() - start;
+        debug_assert!(length.is_multiple_of(4), "regions are whole words");
+        self.bytes[start - LENGTH_BYTES..start].copy_from_slice(&(length as u32).to_le_bytes());
+        self.regions += 1;
     }
     /// Start over, keeping the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
-        self.ends.clear();
+        self.regions = 0;
+        self.patches = (CommitSeq(0), 0);
     }
     /// Regions.
     pub const fn count(&self) -> usize {
-        self.ends.len()
+        self.regions as usize
     }
     /// Bytes of all regions.
     pub const fn length_bytes(&self) -> usize {
+        self.bytes.len() - self.regions as usize * LENGTH_BYTES
+    }
+    /// Bytes of all regions and their lengths.
+    pub(crate) const fn stored_bytes(&self) -> usize {
         self.bytes.len()
+    }
+    /// Where, as patches count, a region starts before which there are so many `regions`
+    /// with so many `bytes` in all.
+    pub(crate) const fn place(regions: usize, bytes: usize) -> usize {
+        (regions + 1) * LENGTH_BYTES + bytes
     }
     /// The regions in order.
     pub fn regions(&self) -> impl Iterator<Item = &[u8]> {
-        let starts = core::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, end)| &self.bytes[start as usize..*end as usize])
+        let mut rest = &self.bytes[..];
+        core::iter::from_fn(move || {
+            let (length, behind) = rest.split_first_chunk::<LENGTH_BYTES>()?;
+            let (region, behind) = behind.split_at(u32::from_le_bytes(*length) as usize);
+            rest = behind;
+            Some(region)
+        })
     }
 }
 
@@ -120,6 +181,12 @@ pub enum Pushed {
 pub trait Item: Send + Sync {
     /// What it is of.
     fn key(&self) -> ItemKey;
+    /// All that is to be logged of it, now that the checkpoint `seq` collects: asked for
+    /// when its patches were made to an earlier one.
+    fn whole(&self, seq: CommitSeq) -> Vectors {
+        debug_assert!(false, "{:?} has no patches, {seq:?}", self.key());
+        Vectors::new()
+    }
     /// The checkpoint holds on to it: it must not be written in place.
     fn pin(&self);
     /// The checkpoint is durable or failed.

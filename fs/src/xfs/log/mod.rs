@@ -107,6 +107,8 @@ pub struct Log {
     ail: Ail,
     /// What is committed and not yet being written.
     cil: Mutex<Context>,
+    /// Its number.
+    collecting: AtomicU64,
     /// Bytes collected there.
     cil_bytes: AtomicU64,
     /// The end records are added at. Held while a checkpoint is written.
@@ -172,6 +174,7 @@ impl Log {
             flusher,
             ail: Ail::new(),
             cil: Mutex::new(&locks::CIL, Context::new(CommitSeq(1))),
+            collecting: AtomicU64::new(1),
             cil_bytes: AtomicU64::new(0),
             pen: Mutex::new(&locks::LOG_PUSH, Pen::new(writer)?),
             writing: AtomicBool::new(false),
@@ -231,19 +234,37 @@ impl Log {
     }
     /// Commit a transaction's items into the CIL. Durable after [`Log::force`] up to the
     /// number returned.
-    pub fn commit(&self, ticket: &mut Ticket, items: Vec<LogItem>) -> CommitSeq {
-        let (seq, bytes, exceeded) = {
+    pub fn commit(&self, ticket: &mut Ticket, mut items: Vec<LogItem>) -> CommitSeq {
+        let (seq, bytes, good, exceeded) = {
             let mut cil = self.cil.lock();
+            while !cil.fits(&items) {
+                // The checkpoint that the patches are to is being written since.
+                let seq = cil.seq;
+                drop(cil);
+                for LogItem { item, vectors } in &mut items {
+                    if vectors.patched().is_some() {
+                        *vectors = item.whole(seq);
+                    }
+                }
+                cil = self.cil.lock();
+            }
             if self.is_shut_down() {
                 return cil.seq;
             }
-            let before = cil.worst_bytes(&self.layout);
-            cil.add(items);
-            let after = cil.worst_bytes(&self.layout);
-            let exceeded = self.space.committed(ticket, before, after);
-            self.cil_bytes.store(cil.bytes(), Ordering::Relaxed);
-            (cil.seq, cil.bytes(), exceeded)
+            let before = cil.size();
+            let good = cil.add(&mut items);
+            let after = cil.size();
+            let mut exceeded = 0;
+            if after != before {
+                let worst = |size| Context::worst_bytes(size, &self.layout);
+                exceeded = self.space.committed(ticket, worst(before), worst(after));
+                self.cil_bytes.store(cil.bytes(), Ordering::Relaxed);
+            }
+            (cil.seq, cil.bytes(), good, exceeded)
         };
+        if !good {
+            self.shut_down("a transaction changed what another one held");
+        }
         if exceeded > 0 {
             self.counters.overruns(1);
             log::error!("xfs: a transaction logged {exceeded} bytes more than it had reserved");
@@ -252,6 +273,10 @@ impl Log {
             self.kick();
         }
         seq
+    }
+    /// The checkpoint that commits go into just now.
+    pub fn collecting(&self) -> CommitSeq {
+        CommitSeq(self.collecting.load(Ordering::Acquire))
     }
     /// Make every write that has ended durable, as for file data that needs no log. Shared
     /// among callers; nothing if nothing was written since the last flush.

@@ -16,6 +16,10 @@ impl Inode {
     pub fn nlink(&self) -> u32 {
         self.state.read().core.nlink
     }
+    /// Was it freed?
+    pub(in crate::xfs) fn is_free(&self) -> bool {
+        self.state.read().core.mode == 0
+    }
     /// Change permissions, owner or times.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 
 use super::{Create, MAX_LINKS, NewKind, check_directory, new_flags2, touch_names};
 use crate::error::{Error, Result};
+use crate::xfs::attr::parent::{self, Pointer};
 use crate::xfs::geometry::Geometry;
 use crate::xfs::inode::{Fork, ForkExtents, Inode};
 use crate::xfs::inode_item::{LockedInode, LogFields};
@@ -44,6 +45,7 @@ impl Mount {
             NewKind::Regular | NewKind::Special(..) => {}
         }
         dir::add(&mut tp, &mut dp, name, ino, create.kind.file_type())?;
+        parent::add(&mut tp, &mut ip, Pointer::new(&dp, name))?;
         if directory {
             dp.core_mut().nlink += 1;
         }
@@ -75,7 +77,7 @@ impl Mount {
     /// Log and blocks that making this may need.
     fn cost(&self, kind: &NewKind<'_>) -> (Reservation, u64) {
         let (geometry, reservations) = (self.geometry(), self.reservations());
-        let blocks = ialloc::space_for_allocation(geometry) + dir::space_for_add(geometry);
+        let blocks = reservations.create_blocks;
         match kind {
             NewKind::Directory => (reservations.mkdir, blocks),
             NewKind::Symlink(_) => (reservations.symlink, blocks + symlink::most_blocks(geometry)),
@@ -132,7 +134,8 @@ impl Mount {
             change_count: 0,
         };
         inherit(&mut core, &dp.core, self.geometry());
-        Inode::new(self.arc(), ino, core, data, None)
+        let attributes = parent::prepare(&mut core, self.geometry());
+        Inode::new(self.arc(), ino, core, data, attributes)
     }
     /// Lock an inode that nobody knows of, and let it be known. Nothing is waited for:
     /// groups are locked already.

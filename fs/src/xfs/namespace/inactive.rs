@@ -22,7 +22,8 @@ impl Mount {
     /// Free an inode that has no names and that nobody holds but the caller. What cannot
     /// be freed now is freed at the next mount: it stays in the list of unlinked inodes.
     pub fn inactivate(&self, inode: &Inode) {
-        if self.readonly() || self.is_shut_down() {
+        // It may be that the transaction that took its last name freed it.
+        if self.readonly() || inode.is_free() || self.is_shut_down() {
             return;
         }
         if let Err(e) = self.try_inactivate(inode)
@@ -36,16 +37,30 @@ impl Mount {
     /// # Errors
     /// I/O errors, damage, no space (which the trees of free space need), shut down.
     fn try_inactivate(&self, inode: &Inode) -> Result<()> {
-        inode.cancel_cow(FileBlock(0)..FileBlock(u64::MAX))?;
-        {
+        let all = FileBlock(0)..FileBlock(u64::MAX);
+        let (copies, contents, attributes) = {
             let mut ip = inode.lock_exclusive();
             if ip.core.nlink > 0 || ip.core.mode == 0 {
                 return Ok(());
             }
-            bmap::punch_reserved(&mut ip, ForkKind::Data, FileBlock(0)..FileBlock(u64::MAX));
+            bmap::punch_reserved(&mut ip, ForkKind::Data, all.clone());
+            let contents = match &ip.data {
+                Fork::Extents(extents) => !extents.list.is_empty(),
+                Fork::Raw(..) => true,
+                Fork::Local(_) | Fork::Device(_) => false,
+            };
+            (ip.delayed.has_cow(), contents, ip.attr.is_some())
+        };
+        // Most have nothing of these: no transaction is begun to find out.
+        if copies {
+            inode.cancel_cow(all)?;
         }
-        self.free_data(inode)?;
-        attr::remove_all(inode)?;
+        if contents {
+            self.free_data(inode)?;
+        }
+        if attributes {
+            attr::remove_all(inode)?;
+        }
         self.free_inode(inode)
     }
     /// Free the contents, which are a file's, a directory's or a link's.

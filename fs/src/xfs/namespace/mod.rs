@@ -28,8 +28,6 @@ mod inactive;
 mod names;
 mod rename;
 
-use alloc::vec::Vec;
-
 use super::geometry::Geometry;
 use super::inode::{Fork, Inode};
 use super::inode_item::LockedInode;
@@ -131,7 +129,7 @@ impl Mount {
     }
     /// Start a transaction for which `blocks` are reserved or, if there are not so many,
     /// `least` from those that are never promised; and whether that was so.
-    fn begin_or_full(
+    pub(in crate::xfs) fn begin_or_full(
         &self,
         reservation: Reservation,
         blocks: u64,
@@ -158,16 +156,21 @@ fn fits_inline(dp: &LockedInode<'_>, name: &[u8]) -> bool {
     longest <= dp.core.data_fork_bytes
 }
 
-/// Lock inodes in the order of their numbers; the locks, in the order given. One inode
-/// must not be given twice.
-fn lock_all<'a>(inodes: &[&'a Inode]) -> Vec<LockedInode<'a>> {
-    let mut order: Vec<usize> = (0..inodes.len()).collect();
-    order.sort_by_key(|&i| inodes[i].ino());
-    let mut locked: Vec<Option<LockedInode<'a>>> = inodes.iter().map(|_| None).collect();
-    for i in order {
+/// Most inodes that an operation locks.
+const MOST_LOCKED: usize = 5;
+
+/// Lock at most [`MOST_LOCKED`] inodes in the order of their numbers; the locks, in the
+/// order given. One inode must not be given twice.
+fn lock_all<'a>(inodes: &[&'a Inode]) -> [Option<LockedInode<'a>>; MOST_LOCKED] {
+    debug_assert!(inodes.len() <= MOST_LOCKED, "too many inodes");
+    let mut order: [usize; MOST_LOCKED] = core::array::from_fn(|i| i);
+    let order = &mut order[..inodes.len().min(MOST_LOCKED)];
+    order.sort_unstable_by_key(|&i| inodes[i].ino());
+    let mut locked = [const { None }; MOST_LOCKED];
+    for &i in &*order {
         locked[i] = Some(inodes[i].lock_exclusive());
     }
-    locked.into_iter().flatten().collect()
+    locked
 }
 
 /// Names in this directory may change.

@@ -2,13 +2,14 @@
 
 use super::{MAX_LINKS, check_directory, check_removable, fits_inline, lock_all, touch_names};
 use crate::error::{Error, Result};
+use crate::xfs::attr::parent::{self, Pointer};
 use crate::xfs::inode::{ForkKind, Inode};
 use crate::xfs::inode_item::LockedInode;
 use crate::xfs::mount::Mount;
 use crate::xfs::ondisk::inode::Flags;
 use crate::xfs::trans::Trans;
-use crate::xfs::types::FileType;
-use crate::xfs::{dir, ialloc};
+use crate::xfs::types::{FileBlock, FileType};
+use crate::xfs::{bmap, dir, ialloc};
 
 impl Mount {
     /// Give an inode, which is no directory, another name that is not there yet. It may
@@ -21,12 +22,15 @@ impl Mount {
         if inode.file_type() == FileType::Directory {
             return Err(Error::NotPermitted("a directory has one name"));
         }
-        let blocks = dir::space_for_add(self.geometry());
+        let geometry = self.geometry();
+        let blocks = dir::space_for_add(geometry) + parent::space_for_add(geometry);
         let (mut tp, full) = self.begin_or_full(self.reservations().link, blocks, 0)?;
         let mut locked = lock_all(&[dir, inode]);
-        let [dp, ip] = &mut locked[..] else { return Err(Error::Invalid("not two inodes")) };
+        let [Some(dp), Some(ip), ..] = &mut locked else {
+            return Err(Error::Invalid("not two inodes"));
+        };
         check_directory(dp)?;
-        if full && !fits_inline(dp, name) {
+        if full && !(fits_inline(dp, name) && parent::fits_inline(ip, name)) {
             return Err(Error::NoSpace);
         }
         if ip.core.flags.intersects(Flags::IMMUTABLE | Flags::APPEND) {
@@ -43,6 +47,7 @@ impl Mount {
             ialloc::unlinked_remove(&mut tp, ip)?;
         }
         dir::add(&mut tp, dp, name, ip.ino(), inode.file_type())?;
+        parent::add(&mut tp, ip, Pointer::new(dp, name))?;
         let now = tp.now();
         let core = ip.core_mut();
         core.nlink += 1;
@@ -57,45 +62,91 @@ impl Mount {
     /// # Errors
     /// I/O errors, damage, shut down.
     pub fn unlink(&self, dir: &Inode, name: &[u8], inode: &Inode) -> Result<()> {
-        self.remove(dir, name, inode)
+        self.remove_name(dir, name, inode, &mut || false).map(drop)
     }
     /// Remove an empty directory.
     ///
     /// # Errors
     /// It is not empty; I/O errors, damage, shut down.
     pub fn rmdir(&self, dir: &Inode, name: &[u8], inode: &Inode) -> Result<()> {
-        self.remove(dir, name, inode)
+        self.remove_name(dir, name, inode, &mut || false).map(drop)
     }
-    fn remove(&self, dir: &Inode, name: &[u8], inode: &Inode) -> Result<()> {
-        let blocks = dir::space_for_remove(self.geometry());
+    /// Take a name away: that of an empty directory, or of anything else. Where it was the
+    /// last one and nothing else is to be freed, `alone` is asked, with both inodes locked,
+    /// whether nobody holds the inode, nor ever will. Then it is freed in the same
+    /// transaction, and never in a list of unlinked inodes; true if so.
+    ///
+    /// # Errors
+    /// It is a directory that is not empty; I/O errors, damage, shut down.
+    pub fn remove_name(
+        &self,
+        dir: &Inode,
+        name: &[u8],
+        inode: &Inode,
+        alone: &mut dyn FnMut() -> bool,
+    ) -> Result<bool> {
+        let geometry = self.geometry();
+        let blocks = dir::space_for_remove(geometry)
+            + parent::space_for_remove(geometry)
+            + ialloc::space_for_free(geometry);
         let mut tp = self.begin_freeing(self.reservations().remove, blocks)?;
         let mut locked = lock_all(&[dir, inode]);
-        let [dp, ip] = &mut locked[..] else { return Err(Error::Invalid("not two inodes")) };
+        let [Some(dp), Some(ip), ..] = &mut locked else {
+            return Err(Error::Invalid("not two inodes"));
+        };
         check_directory(dp)?;
         check_removable(dp, ip)?;
-        if inode.file_type() == FileType::Directory {
+        let pointer = Pointer::new(dp, name);
+        parent::check(&mut tp, ip, pointer)?;
+        let directory = inode.file_type() == FileType::Directory;
+        if directory {
             check_empty(ip)?;
-            // Who works in it must not be led to what may be gone by then.
-            let root = self.root();
-            if dir.ino() != root {
-                dir::replace(&mut tp, ip, b"..", root, FileType::Directory)?;
-            }
-            dp.core_mut().nlink -= 1;
-            ip.core_mut().nlink = 0;
-        } else {
-            ip.core_mut().nlink -= 1;
         }
         let now = tp.now();
+        let last = directory || ip.core.nlink == 1;
+        // The trees and lists of inodes come before the blocks of the directory.
+        let freed = last && is_bare(ip) && alone() && free_now(&mut tp, ip)?;
+        if !freed {
+            if directory {
+                // Who works in it must not be led to what may be gone by then.
+                let root = self.root();
+                if dir.ino() != root {
+                    dir::replace(&mut tp, ip, b"..", root, FileType::Directory)?;
+                }
+            }
+            drop_link(&mut tp, ip, if directory { ip.core.nlink } else { 1 })?;
+        }
         ip.core_mut().ctime = now;
-        // The lists of inodes come before the blocks of the directory.
-        if ip.core.nlink == 0 {
-            ialloc::unlinked_add(&mut tp, ip)?;
+        if directory {
+            dp.core_mut().nlink -= 1;
         }
         dir::remove(&mut tp, dp, name)?;
+        if !freed {
+            parent::remove(&mut tp, ip, pointer)?;
+        }
         touch_names(dp, now);
         tp.commit(&mut [dp, ip])?;
-        Ok(())
+        Ok(freed)
     }
+}
+
+/// Has the inode no blocks and no attributes, and no copies of shared blocks?
+fn is_bare(ip: &LockedInode<'_>) -> bool {
+    let core = &ip.core;
+    let forks = core.extents == 0 && core.attr_extents == 0 && core.attr_format.is_none();
+    forks && core.blocks == 0 && !ip.delayed.has_cow()
+}
+
+/// Free an inode that is bare and that nobody can get hold of, with the space promised to
+/// it. False if there is no room for that in the trees.
+fn free_now(tp: &mut Trans<'_>, ip: &mut LockedInode<'_>) -> Result<bool> {
+    match ialloc::free(tp, ip) {
+        Err(Error::NoSpace) => return Ok(false),
+        freed => freed?,
+    }
+    // What is dirty in the page cache finds nothing to be written to from now on.
+    bmap::punch_reserved(ip, ForkKind::Data, FileBlock(0)..FileBlock(u64::MAX));
+    Ok(true)
 }
 
 /// There is nothing in a directory, and the number of its links says so too.

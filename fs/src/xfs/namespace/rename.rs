@@ -8,6 +8,7 @@ use super::{
     lock_all, touch_names,
 };
 use crate::error::{Error, Result};
+use crate::xfs::attr::parent::{self, Pointer};
 use crate::xfs::inode::Inode;
 use crate::xfs::inode_item::LockedInode;
 use crate::xfs::mount::Mount;
@@ -51,7 +52,7 @@ impl<'a> Parts<'a> {
         wanted.extend(apart.then_some(rename.to));
         wanted.extend(rename.replaced);
         wanted.extend(whiteout);
-        let mut locked = lock_all(&wanted).into_iter();
+        let mut locked = lock_all(&wanted).into_iter().flatten();
         let mut next = || locked.next().ok_or(Error::Invalid("an inode too few"));
         Ok(Self {
             from: next()?,
@@ -94,19 +95,24 @@ impl Mount {
     fn rename_with(&self, rename: &Rename<'_>, whiteout: Option<&Inode>) -> Result<()> {
         let geometry = self.geometry();
         let removal = dir::space_for_remove(geometry);
-        let blocks = dir::space_for_add(geometry) + removal;
-        let (mut tp, full) = self.begin_or_full(self.reservations().rename, blocks, 2 * removal)?;
+        // Two pointers to parents are replaced, or one replaced and one removed; that of a
+        // whiteout is its first.
+        let pointers = 2 * parent::space_for_add(geometry) + parent::space_for_first(geometry);
+        let blocks = dir::space_for_add(geometry) + removal + pointers;
+        let least = 2 * removal + 2 * parent::space_for_remove(geometry);
+        let (mut tp, full) = self.begin_or_full(self.reservations().rename, blocks, least)?;
         let mut parts = Parts::lock(rename, whiteout)?;
         check(rename, &mut parts)?;
-        // Where a name is replaced none is added.
-        if full && rename.replaced.is_none() && !fits_inline(parts.to(), rename.to_name) {
+        if full && !works_inline(rename, &mut parts) {
             return Err(Error::NoSpace);
         }
+        check_pointers(&mut tp, rename, &mut parts)?;
         if rename.flags.contains(RenameFlags::EXCHANGE) {
             exchange(&mut tp, rename, &mut parts)?;
         } else {
             replace(&mut tp, rename, &mut parts)?;
         }
+        move_pointers(&mut tp, rename, &mut parts)?;
         let now = tp.now();
         touch_names(&mut parts.from, now);
         touch_names(parts.to(), now);
@@ -121,6 +127,42 @@ impl Mount {
         let kind = NewKind::Special(FileType::CharDevice, (0, 0));
         self.create_unnamed(dir, &Create { mode: 0, uid: 0, gid: 0, kind })
     }
+}
+
+/// Can it be done without a block more?
+fn works_inline(rename: &Rename<'_>, parts: &mut Parts<'_>) -> bool {
+    let exchange = rename.flags.contains(RenameFlags::EXCHANGE);
+    // Where a name is replaced none is added.
+    let name_fits = rename.replaced.is_some() || fits_inline(parts.to(), rename.to_name);
+    let gets = |ip: &Option<LockedInode<'_>>| {
+        ip.as_ref().is_none_or(|ip| parent::fits_inline(ip, rename.from_name))
+    };
+    name_fits
+        && parent::fits_inline(&parts.inode, rename.to_name)
+        && (!exchange || gets(&parts.replaced))
+        && gets(&parts.whiteout)
+}
+
+/// The pointers to parents that will go are there.
+fn check_pointers(tp: &mut Trans<'_>, rename: &Rename<'_>, parts: &mut Parts<'_>) -> Result<()> {
+    let from = Pointer::new(&parts.from, rename.from_name);
+    let to = Pointer::new(parts.to(), rename.to_name);
+    parent::check(tp, &mut parts.inode, from)?;
+    parts.replaced.as_mut().map_or(Ok(()), |replaced| parent::check(tp, replaced, to))
+}
+
+/// Pointers to parents follow the names.
+fn move_pointers(tp: &mut Trans<'_>, rename: &Rename<'_>, parts: &mut Parts<'_>) -> Result<()> {
+    let from = Pointer::new(&parts.from, rename.from_name);
+    let to = Pointer::new(parts.to(), rename.to_name);
+    parent::replace(tp, &mut parts.inode, from, to)?;
+    if let Some(replaced) = &mut parts.replaced {
+        match rename.flags.contains(RenameFlags::EXCHANGE) {
+            true => parent::replace(tp, replaced, to, from)?,
+            false => parent::remove(tp, replaced, to)?,
+        }
+    }
+    parts.whiteout.as_mut().map_or(Ok(()), |whiteout| parent::add(tp, whiteout, from))
 }
 
 fn is_directory(inode: &Inode) -> bool {

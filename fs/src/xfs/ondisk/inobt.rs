@@ -36,7 +36,7 @@ on_disk! {
 }
 
 /// A record as it lies on disk; [`RawChunk::check`] tells what it means.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawChunk {
     start: u32,
     bytes: [u8; 16],
@@ -108,7 +108,7 @@ impl RawChunk {
                 free: v.free(),
             }
         };
-        let holes = chunk.hole_mask.count_ones() * INODES_PER_HOLE_BIT;
+        let (holes, mask) = (chunk.hole_mask.count_ones() * INODES_PER_HOLE_BIT, chunk.holes());
         ensure!(
             chunk.count == INODES_PER_CHUNK - holes,
             "chunk {} has {} inodes and {holes} in holes",
@@ -116,14 +116,13 @@ impl RawChunk {
             chunk.count
         );
         ensure!(
-            chunk.free & chunk.holes() == chunk.holes()
-                && (chunk.free & !chunk.holes()).count_ones() == chunk.free_count,
+            chunk.free & mask == mask && (chunk.free & !mask).count_ones() == chunk.free_count,
             "chunk {} has {} free inodes but mask {:#x}",
             chunk.start,
             chunk.free_count,
             chunk.free
         );
-        let first = chunk.holes().trailing_ones().min(INODES_PER_CHUNK - 1);
+        let first = mask.trailing_ones().min(INODES_PER_CHUNK - 1);
         ensure!(
             geometry.has_inode(geometry.ino(ag, chunk.start.saturating_add(first))),
             "chunk {} lies outside the group",
@@ -170,6 +169,10 @@ impl Chunk {
     }
     /// A bit for each inode without a block.
     pub fn holes(&self) -> u64 {
+        // Few chunks have any.
+        if self.hole_mask == 0 {
+            return 0;
+        }
         (0..16u32)
             .filter(|bit| self.hole_mask & (1 << bit) != 0)
             .fold(0, |mask, bit| mask | 0xf << (bit * INODES_PER_HOLE_BIT))

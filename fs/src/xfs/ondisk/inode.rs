@@ -1,5 +1,6 @@
 //! The inode core, version 3: 176 bytes; the data fork and the attribute fork follow.
 
+use super::log_inode::core_to_log;
 use super::{Be16, Be32, Be64, Byte, Bytes, Check, Le32, UuidField, checksum, ensure, on_disk};
 use crate::xfs::geometry::Geometry;
 use crate::xfs::ondisk::superblock::{Incompat, RoCompat};
@@ -9,6 +10,8 @@ use crate::xfs::types::{FileType, Ino, Timestamp};
 pub const MAGIC: u16 = 0x494e;
 /// Where the checksum lies.
 pub const CRC_OFFSET: usize = 100;
+/// Where the next inode of an unlinked list lies.
+pub const NEXT_UNLINKED: core::ops::Range<usize> = 96..100;
 /// Bytes of the core; the forks follow.
 pub const CORE_BYTES: usize = View::SIZE;
 /// Longest target of a symbolic link.
@@ -229,46 +232,63 @@ impl InodeCore {
     /// The core's bytes as they lie on disk, but for the checksum, the position in the
     /// log and the next inode of an unlinked list, which are zero.
     pub fn encode(&self, geometry: &Geometry, ino: Ino) -> [u8; CORE_BYTES] {
+        self.encode_as::<false>(geometry, ino)
+    }
+    /// As it is logged: in our byte order. Links of unlinked lists are not logged this way.
+    pub fn encode_for_log(&self, geometry: &Geometry, ino: Ino) -> [u8; CORE_BYTES] {
+        let mut core = self.encode_as::<true>(geometry, ino);
+        core[NEXT_UNLINKED].fill(0xff);
+        debug_assert_eq!(core, core_to_log(&self.encode(geometry, ino)));
+        core
+    }
+    fn encode_as<const LOGGED: bool>(&self, geometry: &Geometry, ino: Ino) -> [u8; CORE_BYTES] {
         let mut b = [0; CORE_BYTES];
         let bigtime = self.flags2.contains(Flags2::BIGTIME);
-        let time = |t: Timestamp| encode_timestamp(t, bigtime).to_be_bytes();
+        let put16 = |n: u16| if LOGGED { n.to_le_bytes() } else { n.to_be_bytes() };
+        let put32 = |n: u32| if LOGGED { n.to_le_bytes() } else { n.to_be_bytes() };
+        let put64 = |n: u64| if LOGGED { n.to_le_bytes() } else { n.to_be_bytes() };
+        let time = |t: Timestamp| match encode_timestamp(t, bigtime) {
+            // These are two numbers.
+            n if LOGGED && !bigtime => put64(n.rotate_left(32)),
+            n => put64(n),
+        };
         let format = |f: Format| match f {
             Format::Device => 0,
             Format::Local => 1,
             Format::Extents => 2,
             Format::Btree => 3,
         };
-        b[0..2].copy_from_slice(&MAGIC.to_be_bytes());
-        b[2..4].copy_from_slice(&self.mode.to_be_bytes());
+        b[0..2].copy_from_slice(&put16(MAGIC));
+        b[2..4].copy_from_slice(&put16(self.mode));
         b[4] = 3;
         b[5] = format(self.format);
-        b[8..12].copy_from_slice(&self.uid.to_be_bytes());
-        b[12..16].copy_from_slice(&self.gid.to_be_bytes());
-        b[16..20].copy_from_slice(&self.nlink.to_be_bytes());
-        b[20..22].copy_from_slice(&(self.projid as u16).to_be_bytes());
-        b[22..24].copy_from_slice(&((self.projid >> 16) as u16).to_be_bytes());
+        b[8..12].copy_from_slice(&put32(self.uid));
+        b[12..16].copy_from_slice(&put32(self.gid));
+        b[16..20].copy_from_slice(&put32(self.nlink));
+        b[20..22].copy_from_slice(&put16(self.projid as u16));
+        b[22..24].copy_from_slice(&put16((self.projid >> 16) as u16));
         b[32..40].copy_from_slice(&time(self.atime));
         b[40..48].copy_from_slice(&time(self.mtime));
         b[48..56].copy_from_slice(&time(self.ctime));
-        b[56..64].copy_from_slice(&self.size.to_be_bytes());
-        b[64..72].copy_from_slice(&self.blocks.to_be_bytes());
-        b[72..76].copy_from_slice(&self.extsize.to_be_bytes());
+        b[56..64].copy_from_slice(&put64(self.size));
+        b[64..72].copy_from_slice(&put64(self.blocks));
+        b[72..76].copy_from_slice(&put32(self.extsize));
         if self.flags2.contains(Flags2::NREXT64) {
-            b[24..32].copy_from_slice(&self.extents.to_be_bytes());
-            b[76..80].copy_from_slice(&self.attr_extents.to_be_bytes());
+            b[24..32].copy_from_slice(&put64(self.extents));
+            b[76..80].copy_from_slice(&put32(self.attr_extents));
         } else {
-            b[76..80].copy_from_slice(&(self.extents as u32).to_be_bytes());
-            b[80..82].copy_from_slice(&(self.attr_extents as u16).to_be_bytes());
+            b[76..80].copy_from_slice(&put32(self.extents as u32));
+            b[80..82].copy_from_slice(&put16(self.attr_extents as u16));
         }
         b[82] = self.attr_format.map_or(0, |_| (self.data_fork_bytes / 8) as u8);
         b[83] = format(self.attr_format.unwrap_or(Format::Extents));
-        b[90..92].copy_from_slice(&self.flags.bits().to_be_bytes());
-        b[92..96].copy_from_slice(&self.generation.to_be_bytes());
-        b[104..112].copy_from_slice(&self.change_count.to_be_bytes());
-        b[120..128].copy_from_slice(&self.flags2.bits().to_be_bytes());
-        b[128..132].copy_from_slice(&self.cow_extsize.to_be_bytes());
+        b[90..92].copy_from_slice(&put16(self.flags.bits()));
+        b[92..96].copy_from_slice(&put32(self.generation));
+        b[104..112].copy_from_slice(&put64(self.change_count));
+        b[120..128].copy_from_slice(&put64(self.flags2.bits()));
+        b[128..132].copy_from_slice(&put32(self.cow_extsize));
         b[144..152].copy_from_slice(&time(self.btime));
-        b[152..160].copy_from_slice(&ino.0.to_be_bytes());
+        b[152..160].copy_from_slice(&put64(ino.0));
         b[160..176].copy_from_slice(geometry.meta_uuid.as_bytes());
         b
     }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::btree::{LongHeader, NULL_LONG};
 use super::inode::{CORE_BYTES, Flags2};
-use super::log_items::{item, put_start, put32, put64};
+use super::log_items::item;
 use super::{Bytes, Check, Field, Le16, Le32, Le64, be64, bmbt, ensure, inode, on_disk};
 use crate::xfs::types::Ino;
 
@@ -114,17 +114,18 @@ impl InodeFormat {
     }
     /// Append it as logged.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        put_start(out, item::INODE, self.regions());
-        put32(out, self.fields.bits());
-        out.extend_from_slice(&self.attr_bytes.to_le_bytes());
-        out.extend_from_slice(&self.data_bytes.to_le_bytes());
-        put32(out, 0);
-        put64(out, self.ino.0);
-        put32(out, self.device);
-        out.extend_from_slice(&[0; 12]);
-        put64(out, self.daddr);
-        put32(out, self.blocks);
-        put32(out, self.offset);
+        let mut b = [0; Self::BYTES];
+        b[0..2].copy_from_slice(&item::INODE.to_le_bytes());
+        b[2..4].copy_from_slice(&self.regions().to_le_bytes());
+        b[4..8].copy_from_slice(&self.fields.bits().to_le_bytes());
+        b[8..10].copy_from_slice(&self.attr_bytes.to_le_bytes());
+        b[10..12].copy_from_slice(&self.data_bytes.to_le_bytes());
+        b[16..24].copy_from_slice(&self.ino.0.to_le_bytes());
+        b[24..28].copy_from_slice(&self.device.to_le_bytes());
+        b[40..48].copy_from_slice(&self.daddr.to_le_bytes());
+        b[48..52].copy_from_slice(&self.blocks.to_le_bytes());
+        b[52..56].copy_from_slice(&self.offset.to_le_bytes());
+        out.extend_from_slice(&b);
     }
     /// From a region, of 64-bit or 32-bit systems.
     ///
@@ -191,7 +192,6 @@ const CORE_NUMBERS: [(usize, usize); 25] = [
 
 /// The flag word that says how times are stored lies here.
 const FLAGS2_AT: usize = 120;
-const NEXT_UNLINKED_AT: usize = 96;
 const TIMES: [usize; 4] = [32, 40, 48, 144];
 
 fn swap_core(core: &mut [u8; CORE_BYTES], bigtime: bool) {
@@ -214,7 +214,7 @@ pub fn core_to_log(disk: &[u8; CORE_BYTES]) -> [u8; CORE_BYTES] {
     let bigtime = be64(disk, FLAGS2_AT).unwrap_or(0) & Flags2::BIGTIME.bits() != 0;
     let mut core = *disk;
     swap_core(&mut core, bigtime);
-    core[NEXT_UNLINKED_AT..NEXT_UNLINKED_AT + 4].fill(0xff);
+    core[inode::NEXT_UNLINKED].fill(0xff);
     core[inode::CRC_OFFSET..inode::CRC_OFFSET + 4].fill(0);
     core
 }
@@ -226,8 +226,7 @@ pub fn core_to_disk(logged: &[u8; CORE_BYTES], old: &[u8; CORE_BYTES]) -> [u8; C
     let flags2 = Le64::read(&logged[FLAGS2_AT..FLAGS2_AT + 8]);
     let mut core = *logged;
     swap_core(&mut core, flags2 & Flags2::BIGTIME.bits() != 0);
-    let link = NEXT_UNLINKED_AT..NEXT_UNLINKED_AT + 4;
-    core[link.clone()].copy_from_slice(&old[link]);
+    core[inode::NEXT_UNLINKED].copy_from_slice(&old[inode::NEXT_UNLINKED]);
     core
 }
 

@@ -70,6 +70,22 @@ pub mod bmap {
     pub const KNOWN: u32 = OPERATION | ATTR_FORK | UNWRITTEN;
 }
 
+/// Operations of intents that change attributes.
+pub mod attr {
+    /// Set, whatever is there.
+    pub const SET: u32 = 1;
+    /// Remove.
+    pub const REMOVE: u32 = 2;
+    /// Set what is there.
+    pub const REPLACE: u32 = 3;
+    /// Set a pointer to a parent.
+    pub const SET_PARENT: u32 = 4;
+    /// Remove a pointer to a parent.
+    pub const REMOVE_PARENT: u32 = 5;
+    /// Set a pointer to a parent in the stead of another: two names, two values.
+    pub const REPLACE_PARENT: u32 = 6;
+}
+
 /// An extent to be freed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FreeExtent {
@@ -112,7 +128,7 @@ pub struct AttrChange {
     pub ino: Ino,
     /// What is done.
     pub operation: u32,
-    /// Bytes of the name (with parent pointers: of two names, 16 bits each).
+    /// Bytes of the name; of two names the first one's in the lower 16 bits.
     pub name_bytes: u32,
     /// Bytes of the value.
     pub value_bytes: u32,
@@ -183,8 +199,9 @@ impl Intent {
                 }
             }
             Self::Attri(change) => {
-                let regions =
-                    1 + u16::from(change.name_bytes > 0) + u16::from(change.value_bytes > 0);
+                let each = if change.operation == attr::REPLACE_PARENT { 2 } else { 1 };
+                let named = u16::from(change.name_bytes > 0) + u16::from(change.value_bytes > 0);
+                let regions = 1 + each * named;
                 put_header(item::ATTRI, regions, change.generation, id, out);
                 put64(out, change.ino.0);
                 put32(out, change.operation);

@@ -336,11 +336,27 @@ impl ChunkMap {
     }
     /// Mark the chunks that hold bytes `first` to `last`, both included.
     pub fn mark(&mut self, first: usize, last: usize) {
-        for chunk in first / BUF_CHUNK_BYTES..=last / BUF_CHUNK_BYTES {
-            if chunk / 32 < usize::from(self.used) {
-                self.words[chunk / 32] |= 1 << (chunk % 32);
+        let (mut chunk, last) = (first / BUF_CHUNK_BYTES, last / BUF_CHUNK_BYTES);
+        while chunk <= last {
+            if let Some(word) = self.words_mut().get_mut(chunk / 32) {
+                *word |= 1 << (chunk % 32);
             }
+            chunk += 1;
         }
+    }
+    /// How many chunks are marked.
+    pub fn count(&self) -> usize {
+        self.words().iter().map(|word| word.count_ones() as usize).sum()
+    }
+    /// Mark nothing any more.
+    pub fn clear(&mut self) {
+        self.words_mut().fill(0);
+    }
+    fn words(&self) -> &[u32] {
+        &self.words[..usize::from(self.used).min(BUF_MAP_WORDS)]
+    }
+    fn words_mut(&mut self) -> &mut [u32] {
+        &mut self.words[..usize::from(self.used).min(BUF_MAP_WORDS)]
     }
     /// Is this chunk logged?
     pub fn has(&self, chunk: usize) -> bool {
@@ -348,29 +364,43 @@ impl ChunkMap {
     }
     /// Is nothing logged?
     pub fn is_empty(&self) -> bool {
-        self.words.iter().all(|w| *w == 0)
+        self.words().iter().all(|w| *w == 0)
     }
-    /// Take up what another map of the same buffer marks.
-    pub fn merge(&mut self, other: &Self) {
-        for (word, more) in self.words.iter_mut().zip(&other.words) {
+    /// Take up what another map of the same buffer marks. Did it mark anything new?
+    pub fn merge(&mut self, other: &Self) -> bool {
+        self.used = self.used.max(other.used);
+        let mut added = 0;
+        for (word, more) in self.words_mut().iter_mut().zip(other.words()) {
+            added |= more & !*word;
             *word |= more;
         }
-        self.used = self.used.max(other.used);
+        added != 0
     }
     /// The runs of logged chunks, each first chunk and number: one region each.
     pub fn runs(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
-        let chunks = usize::from(self.used) * 32;
         let mut at = 0;
         core::iter::from_fn(move || {
-            while at < chunks && !self.has(at) {
-                at += 1;
-            }
-            let first = at;
-            while at < chunks && self.has(at) {
-                at += 1;
-            }
-            (at > first).then_some((first, at - first))
+            let first = self.next(at, 0)?;
+            at = self.next(first, u32::MAX).unwrap_or(self.words().len() * 32);
+            Some((first, at - first))
         })
+    }
+    /// The first chunk from `at` on that is marked or, if `flip` is all ones, is not.
+    #[inline]
+    fn next(&self, at: usize, flip: u32) -> Option<usize> {
+        let mut below = u32::MAX << (at % 32);
+        for (i, word) in self.words().iter().enumerate().skip(at / 32) {
+            let wanted = (word ^ flip) & below;
+            if wanted != 0 {
+                return Some(i * 32 + wanted.trailing_zeros() as usize);
+            }
+            below = u32::MAX;
+        }
+        None
+    }
+    /// Bytes of the format with this map.
+    pub const fn format_bytes(&self) -> usize {
+        BufView::SIZE + 4 * self.used as usize
     }
 }
 

@@ -202,6 +202,30 @@ pub fn checksum(bytes: &[u8], crc_offset: usize) -> u32 {
     digest.finalize()
 }
 
+/// As [`checksum`], of `bytes` and `zeros` zero bytes behind them.
+pub fn checksum_with_zeros(bytes: &[u8], crc_offset: usize, zeros: usize) -> u32 {
+    const ZEROS: [u8; 64] = [0; 64];
+    let mut digest = CRC32C.digest();
+    let split = crc_offset.min(bytes.len());
+    digest.update(&bytes[..split]);
+    digest.update(&ZEROS[..4]);
+    digest.update(bytes.get(split + 4..).unwrap_or(&[]));
+    let mut left = zeros;
+    while left > 0 {
+        let part = left.min(ZEROS.len());
+        digest.update(&ZEROS[..part]);
+        left -= part;
+    }
+    digest.finalize()
+}
+
+/// What a difference between checksums becomes when a zero bit follows on both sides.
+pub const fn checksum_behind_bit(difference: u32) -> u32 {
+    // The polynomial, its bits reversed as those of the message are.
+    const POLYNOMIAL: u32 = CRC_32_ISCSI.poly.reverse_bits();
+    difference >> 1 ^ if difference & 1 != 0 { POLYNOMIAL } else { 0 }
+}
+
 /// CRC32C of several pieces, one after the other.
 pub fn checksum_pieces(pieces: &[&[u8]]) -> u32 {
     let mut digest = CRC32C.digest();

@@ -77,6 +77,13 @@ impl<'a> LogArea<'a> {
         }
         Ok(())
     }
+    /// Make durable what was written.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(super) fn flush(&self) -> Result<(), MountError> {
+        self.queue.flush().map_err(MountError::Io)
+    }
     /// Write blocks that do not go round the end.
     ///
     /// # Errors

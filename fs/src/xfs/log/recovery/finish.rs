@@ -5,12 +5,14 @@
 //! It holds the log's tail until its end is durable, so that another crash finds it
 //! again.
 
+use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::PendingIntent;
-use crate::error::{Error, Result};
+use crate::error::{Corruption, Error, Result};
 use crate::xfs::alloc::Owner;
+use crate::xfs::attr;
 use crate::xfs::defer::{self, Deferred, IntentItem};
 use crate::xfs::log::Log;
 use crate::xfs::log::ail::Change;
@@ -38,16 +40,27 @@ pub(in crate::xfs) fn finish(mount: &Mount, intents: Vec<PendingIntent>) -> Resu
 
 fn finish_all(mount: &Mount, log: &Arc<Log>, intents: Vec<PendingIntent>) -> Result<()> {
     // All of them hold the tail before the first is begun.
-    let waiting: Vec<(Arc<IntentItem>, Vec<Deferred>)> = intents
+    let waiting: Vec<(Arc<IntentItem>, PendingIntent)> = intents
         .into_iter()
         .map(|pending| {
             let item = IntentItem::new(pending.id);
             log.insert_unfinished(item.clone(), Lsn(pending.lsn.0));
-            (item, operations(&pending.intent))
+            (item, pending)
         })
         .collect();
     let count = waiting.len();
-    for (item, operations) in waiting {
+    for (item, pending) in waiting {
+        if let Intent::Attri(change) = &pending.intent {
+            let change = attr::logged(change, &pending.regions, mount.geometry());
+            let change = change.map_err(|reason| Corruption {
+                structure: "log",
+                location: format!("record {}:{}", pending.lsn.cycle(), pending.lsn.block()),
+                reason,
+            })?;
+            attr::finish_change(mount, &item, &change)?;
+            continue;
+        }
+        let operations = operations(&pending.intent);
         let maps = operations.iter().any(|op| matches!(op, Deferred::Bmap(_)));
         let blocks = if maps { MAPPING_BLOCKS } else { 0 };
         let reservation = mount.reservations().truncate;
@@ -75,7 +88,7 @@ fn operations(intent: &Intent) -> Vec<Deferred> {
         Intent::Rui(extents) => extents.iter().map(|e| Deferred::Rmap(*e)).collect(),
         Intent::Cui(extents) => extents.iter().map(|e| Deferred::Refcount(*e)).collect(),
         Intent::Bui(extents) => extents.iter().map(|e| Deferred::Bmap(*e)).collect(),
-        // The first pass has refused these.
+        // Attributes are changed at once; the first pass has refused exchanges.
         Intent::Attri(_) | Intent::Xmi(_) => Vec::new(),
     }
 }

@@ -3,8 +3,10 @@
 use alloc::format;
 use alloc::vec::Vec;
 
+use super::PendingIntent;
 use super::transactions::{Item, Transaction};
 use crate::block::SECTOR_SIZE;
+use crate::xfs::attr;
 use crate::xfs::geometry::{Geometry, INODES_PER_CHUNK};
 use crate::xfs::ondisk::inode::{self, CORE_BYTES, CRC_OFFSET, InodeCore};
 use crate::xfs::ondisk::log_inode::{self, InodeFields, InodeFormat};
@@ -28,8 +30,8 @@ pub(super) enum Decoded<'a> {
     Inode(LoggedInode<'a>),
     /// New inodes.
     Icreate(IcreateFormat),
-    /// Work that is announced, by its id.
-    Intent(u64, Intent),
+    /// Work that is announced, by its id, with the names and values it tells.
+    Intent(u64, Intent, Vec<&'a [u8]>),
     /// Such work is done.
     Done(u64, Done),
     /// Quota records, or that quota was switched off: nothing to a mount without quota.
@@ -64,7 +66,8 @@ pub(super) fn decode<'a>(
         item::DQUOT | item::QUOTAOFF => Ok(Decoded::Quota),
         item::EFI..=item::EFD | item::RUI..=item::XMD => {
             if item.kind.is_multiple_of(2) {
-                Intent::decode(format).map(|(id, intent)| Decoded::Intent(id, intent))
+                let (id, intent) = Intent::decode(format)?;
+                Ok(Decoded::Intent(id, intent, regions.collect()))
             } else {
                 Done::decode(format).map(|(id, done)| Decoded::Done(id, done))
             }
@@ -310,7 +313,10 @@ pub(super) fn is_inode(bytes: &[u8]) -> bool {
 }
 
 /// Can this intent be finished here? Says what cannot be.
-pub(super) fn check_intent(intent: &Intent, geometry: &Geometry) -> Check {
+pub(super) fn check_intent(
+    PendingIntent { intent, regions, .. }: &PendingIntent,
+    geometry: &Geometry,
+) -> Check {
     let blocks = |start: FsBlock, count: u32| {
         ensure!(
             geometry.has_blocks(start, u64::from(count))
@@ -358,9 +364,7 @@ pub(super) fn check_intent(intent: &Intent, geometry: &Geometry) -> Check {
             ensure!(geometry.has_inode(Ino(e.owner)), "BUI of inode {}", e.owner);
             blocks(e.start, e.blocks)
         }),
-        Intent::Attri(change) => {
-            Err(format!("an unfinished change of an attribute (ATTRI) of {}", change.ino))
-        }
+        Intent::Attri(change) => attr::logged(change, regions, geometry).map(|_| ()),
         Intent::Xmi(_) => {
             let name = if geometry.incompat.contains(Incompat::EXCHANGE_RANGE) {
                 "an unfinished exchange of contents (XMI)"

@@ -130,6 +130,8 @@ pub struct PendingIntent {
     pub id: u64,
     /// What is left to do.
     pub intent: Intent,
+    /// The names and values that a change of an attribute is about.
+    pub regions: Vec<Vec<u8>>,
 }
 
 /// The outcome of recovery.

@@ -54,6 +54,8 @@ pub(super) struct Active {
     pub(super) kind: Option<BufKind>,
     /// The position on disk, if it counts.
     newest: Option<u64>,
+    /// A power cut left only parts of its last write.
+    torn: bool,
     pub(super) changed: bool,
 }
 
@@ -71,6 +73,9 @@ pub(super) struct Replay<'a> {
     active: BTreeMap<Place, Active>,
     /// Directory blocks in several places.
     scattered: BTreeMap<Vec<Place>, Active>,
+    /// Blocks that were torn, and what they have to be in the end. Before all changes since
+    /// their last whole write are replayed, older and newer parts stand side by side.
+    torn: BTreeMap<Vec<Place>, &'static [BlockKind]>,
     /// Headers of groups that were changed.
     headers: BTreeMap<Place, BlockKind>,
     done: Done,
@@ -91,6 +96,7 @@ impl<'a> Replay<'a> {
             position: Lsn(0),
             active: BTreeMap::new(),
             scattered: BTreeMap::new(),
+            torn: BTreeMap::new(),
             headers: BTreeMap::new(),
             done: Done::default(),
         }
@@ -130,6 +136,7 @@ impl<'a> Replay<'a> {
     /// All transactions are replayed: what the disk will hold.
     pub(super) fn finish(mut self) -> Result<(WriteBack<'a>, Done), MountError> {
         self.retire_all()?;
+        self.check_torn()?;
         self.check_headers()?;
         Ok((self.disk, self.done))
     }
@@ -220,7 +227,8 @@ impl<'a> Replay<'a> {
                 self.disk.read(run.0, &mut bytes[start..])?;
             }
             let newest = position_of(&bytes, self.geometry);
-            let active = Active { bytes, kind: None, newest, changed: false };
+            let torn = is_torn(&bytes);
+            let active = Active { bytes, kind: None, newest, torn, changed: false };
             self.scattered.insert(runs.clone(), active);
         }
         let Some(active) = self.scattered.get_mut(&runs) else { return Ok(()) };
@@ -304,7 +312,7 @@ impl<'a> Replay<'a> {
                 stamp_checksum(inode, CRC_OFFSET);
             }
             self.retire_overlapping(place)?;
-            let active = Active { bytes, kind: None, newest: None, changed: true };
+            let active = Active { bytes, kind: None, newest: None, torn: false, changed: true };
             self.active.insert(place, active);
             self.done.buffers += 1;
         }
@@ -317,7 +325,8 @@ impl<'a> Replay<'a> {
             let mut bytes = zeroed((place.1 * SECTOR_SIZE) as usize)?;
             self.disk.read(place.0, &mut bytes)?;
             let newest = position_of(&bytes, self.geometry);
-            let active = Active { bytes, kind: None, newest, changed: false };
+            let torn = is_torn(&bytes);
+            let active = Active { bytes, kind: None, newest, torn, changed: false };
             self.active.insert(place, active);
         }
         self.active.get_mut(&place).ok_or(MountError::NoMemory)
@@ -364,7 +373,9 @@ impl<'a> Replay<'a> {
             if let Some(found) = identify(&active.bytes).filter(|k| kinds.contains(k)) {
                 stamp(&mut active.bytes, found, self.position, self.geometry);
             }
-            if let Some(first) = runs.first() {
+            if active.torn || self.torn.contains_key(runs) {
+                self.torn.insert(runs.to_vec(), kinds);
+            } else if let Some(first) = runs.first() {
                 self.check(*first, kinds, &active.bytes)?;
             }
         }
@@ -373,6 +384,22 @@ impl<'a> Replay<'a> {
             let (part, behind) = rest.split_at((count * SECTOR_SIZE) as usize);
             self.disk.write(*sector, part)?;
             rest = behind;
+        }
+        Ok(())
+    }
+    /// Are blocks that were torn whole now?
+    fn check_torn(&mut self) -> Result<(), MountError> {
+        for (runs, kinds) in core::mem::take(&mut self.torn) {
+            let mut bytes = zeroed(runs.iter().map(|run| (run.1 * SECTOR_SIZE) as usize).sum())?;
+            let mut rest = &mut bytes[..];
+            for (sector, count) in &runs {
+                let (part, behind) = rest.split_at_mut((count * SECTOR_SIZE) as usize);
+                self.disk.read(*sector, part)?;
+                rest = behind;
+            }
+            if let Some(first) = runs.first() {
+                self.check(*first, kinds, &bytes)?;
+            }
         }
         Ok(())
     }
@@ -492,6 +519,12 @@ fn links(cluster: &mut [u8], pieces: &[(usize, &[u8])], inode_bytes: usize) -> C
 fn checksum_fits(bytes: &[u8], crc_at: usize) -> bool {
     let stored = bytes.get(crc_at..).and_then(|b| b.first_chunk());
     stored.is_some_and(|stored| checksum(bytes, crc_at) == u32::from_le_bytes(*stored))
+}
+
+/// Is this a block of which only parts are there?
+fn is_torn(bytes: &[u8]) -> bool {
+    let crc_at = identify(bytes).filter(|k| *k != BlockKind::AttrRemote).map(|k| k.crc_offset());
+    crc_at.flatten().is_some_and(|at| !checksum_fits(bytes, at))
 }
 
 /// The position in the log that a block on disk has, if it is one of ours, has any, and

@@ -29,15 +29,23 @@ pub(super) fn restamp(log: &LogArea<'_>, ends: &Ends) -> Result<(), MountError> 
     };
     let count = BLOCKS_IN_FLIGHT.min(until_tail);
     let until_end = count.min(blocks - head.block());
-    stamp(log, Lsn::new(previous_cycle(head.cycle()), head.block()), until_end, ends.tail)?;
-    // Behind the end the lap is still the current one.
-    stamp(log, Lsn::new(head.cycle(), 0), count - until_end, ends.tail)
+    // Behind the end the lap is still the current one. That part comes first and is durable
+    // before the other is begun: cut off in between, what is left of the next lap there and
+    // the lap before at the end of the log would look like a head in another place.
+    //
+    //     dropped at the first crash    8 8 | 7 7 7 7 | torn  7
+    //     the end alone stamped         8 8 | 7 7 7 7 | 6 6 6 6    the head of lap 8 ?
+    if stamp(log, Lsn::new(head.cycle(), 0), count - until_end, ends.tail)? {
+        log.flush()?;
+    }
+    let end = Lsn::new(previous_cycle(head.cycle()), head.block());
+    stamp(log, end, until_end, ends.tail).map(drop)
 }
 
 /// Write headers of empty records over `count` blocks from `from` on, none behind the
-/// end. Blocks of a lap before are as harmless as they are.
-fn stamp(log: &LogArea<'_>, from: Lsn, count: u32, tail: Lsn) -> Result<(), MountError> {
-    let mut done = 0;
+/// end. Blocks of a lap before are as harmless as they are. Was anything written?
+fn stamp(log: &LogArea<'_>, from: Lsn, count: u32, tail: Lsn) -> Result<bool, MountError> {
+    let (mut done, mut written) = (0, false);
     while done < count {
         let batch = BATCH_BLOCKS.min(count - done);
         let start = from.block() + done;
@@ -59,6 +67,7 @@ fn stamp(log: &LogArea<'_>, from: Lsn, count: u32, tail: Lsn) -> Result<(), Moun
                 .put_header(header, 0);
         }
         log.write(first, &bytes)?;
+        written = true;
     }
-    Ok(())
+    Ok(written)
 }

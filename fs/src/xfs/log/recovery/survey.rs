@@ -84,9 +84,10 @@ impl Survey {
                         self.cancelled.add((format.daddr, u64::from(format.blocks)));
                     }
                 }
-                Decoded::Intent(id, intent) => {
+                Decoded::Intent(id, intent, regions) => {
                     self.pending.try_reserve(1).map_err(|_| MountError::NoMemory)?;
-                    self.pending.push(PendingIntent { lsn: transaction.lsn, id, intent });
+                    let regions = regions.iter().map(|region| region.to_vec()).collect();
+                    self.pending.push(PendingIntent { lsn: transaction.lsn, id, intent, regions });
                 }
                 Decoded::Done(id, done) => {
                     let kind = done.intent_item();
@@ -121,12 +122,10 @@ impl Survey {
     }
     /// The intents that were not finished, checked.
     pub(super) fn finish(self) -> Result<(Geometry, Cancelled, Vec<PendingIntent>), MountError> {
-        for PendingIntent { lsn, intent, .. } in &self.pending {
-            check_intent(intent, &self.geometry).map_err(|reason| match intent {
-                Intent::Attri(_) | Intent::Xmi(_) => {
-                    MountError::Unsupported(format!("recovering {reason}"))
-                }
-                _ => corrupt(*lsn, format!("unfinished: {reason}")),
+        for pending in &self.pending {
+            check_intent(pending, &self.geometry).map_err(|reason| match pending.intent {
+                Intent::Xmi(_) => MountError::Unsupported(format!("recovering {reason}")),
+                _ => corrupt(pending.lsn, format!("unfinished: {reason}")),
             })?;
         }
         Ok((self.geometry, self.cancelled, self.pending))

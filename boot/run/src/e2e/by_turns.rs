@@ -1,0 +1,384 @@
+//! Holdfast and Linux work on the same images by turns; each finds what the other left,
+//! cleanly unmounted, cut off once everything was durable, or killed in the middle of work.
+//!
+//! `HOLDFAST_TURNS=n` makes it longer, with more geometries; `HOLDFAST_TURNS_SEED=n` draws
+//! other work and other ends.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+
+use super::crash_lab::setting;
+use super::harness::Holdfast;
+use super::writing::child_of;
+use crate::image::{MIB, Recipe};
+use crate::judge;
+use crate::linux_guest::{LinuxGuest, prepare};
+use crate::newer::Xfsprogs;
+use crate::pattern::Stream;
+use crate::testing::case::Case;
+use crate::tools;
+use crate::workspace::Workspace;
+
+/// The tests of this module.
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("e2e::by_turns::with_linux", with_linux).with_linux(),
+        Case::new("e2e::by_turns::with_newer_linux", with_newer_linux).with_linux().with_newer(),
+    ]
+}
+
+/// Names of geometries, arguments of mkfs.xfs.
+type Geometry = (&'static str, &'static str);
+
+/// Those of every run, and behind them those of long runs.
+const GEOMETRIES: [Geometry; 9] = [
+    ("defaults", ""),
+    ("block-1k", "-b size=1024 -m finobt=0"),
+    ("rmapbt", "-m rmapbt=1 -i nrext64=1"),
+    ("sector-4k-stripe", "-s size=4096 -d su=64k,sw=2"),
+    ("block-1k-rmapbt", "-b size=1024 -m rmapbt=1 -n size=4096"),
+    ("block-2k-sector-2k", "-b size=2048 -s size=2048 -i nrext64=1"),
+    ("no-sparse", "-m bigtime=0,inobtcount=0 -i sparse=0,size=1024"),
+    ("directories-64k", "-n size=65536 -d agcount=3 -m rmapbt=1"),
+    ("log-unit-256k", "-l su=256k,size=32m -s size=4096"),
+];
+const USUAL: usize = 4;
+
+/// The same for features that take a newer mkfs.xfs.
+const NEWER_GEOMETRIES: [Geometry; 4] = [
+    ("parent", "-n parent=1 -i exchange=1,nrext64=1 -m rmapbt=1"),
+    ("parent-1k", "-n parent=1 -b size=1024"),
+    ("parent-sector-4k", "-n parent=1 -s size=4096 -i exchange=1"),
+    ("exchange", "-i exchange=1 -n size=16384 -m rmapbt=1"),
+];
+const NEWER_USUAL: usize = 1;
+
+/// How a turn ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// With everything in its place.
+    Unmount,
+    /// With everything durable, much of it in the log only.
+    Cut,
+    /// In the middle of more work, of which nothing is expected.
+    Killed,
+}
+
+/// The ends of the turns of every run: Linux's, ours. What comes behind is drawn.
+const ENDS: [(End, End); 3] =
+    [(End::Cut, End::Unmount), (End::Unmount, End::Killed), (End::Killed, End::Cut)];
+
+/// Operations that Holdfast's script and a shell of Linux understand alike, on paths
+/// that start at the root. What there is is remembered, so that each one succeeds.
+struct Workload {
+    random: Stream,
+    directories: Vec<String>,
+    files: Vec<(String, u64)>,
+    made: u64,
+}
+
+/// Bytes of the ranges that are cut out and inserted: whole blocks of all geometries.
+const RANGE: u64 = 8192;
+
+impl Workload {
+    fn below(top: &str, seed: u64) -> Self {
+        let directories = vec![top.to_string()];
+        Self { random: Stream::new(seed), directories, files: Vec::new(), made: 0 }
+    }
+    fn name(&mut self) -> String {
+        self.made += 1;
+        let at = self.random.below(self.directories.len() as u64) as usize;
+        let long = "x".repeat(self.random.below(60) as usize);
+        format!("{}/n{}{long}", self.directories[at], self.made)
+    }
+    /// The lines of one turn.
+    fn turn(&mut self, operations: usize) -> String {
+        let mut script = format!("mkdir -p {}\n", self.directories[0]);
+        for _ in 0..operations {
+            let line = self.operation();
+            let _ = writeln!(script, "{line}");
+        }
+        script
+    }
+    fn operation(&mut self) -> String {
+        let kind = self.random.below(20);
+        if self.files.len() < 5 || kind < 6 {
+            let (name, size) = (self.name(), 1 + self.random.below(200_000));
+            let seed = 1 + self.random.below(250);
+            self.files.push((name.clone(), size));
+            return format!("xfs_io -f -c 'pwrite -q -S {seed} 0 {size}' {name}");
+        }
+        let at = self.random.below(self.files.len() as u64) as usize;
+        let (path, size) = self.files[at].clone();
+        match kind {
+            6 => {
+                let name = self.name();
+                self.directories.push(name.clone());
+                format!("mkdir {name}")
+            }
+            7 | 8 => {
+                let name = self.name();
+                self.files[at].0.clone_from(&name);
+                format!("mv {path} {name}")
+            }
+            9 => {
+                self.files.swap_remove(at);
+                format!("rm {path}")
+            }
+            10 => {
+                let name = self.name();
+                self.files.push((name.clone(), size));
+                format!("cp {path} {name}")
+            }
+            11 => {
+                let name = self.name();
+                format!("ln -s target-of-{} {name}", self.made)
+            }
+            12 => {
+                let new = self.random.below(300_000);
+                self.files[at].1 = new;
+                format!("xfs_io -c 'truncate {new}' {path}")
+            }
+            13 => {
+                let from = self.random.below(size + 1);
+                format!("xfs_io -c 'fpunch {from} {}' {path}", 1 + self.random.below(100_000))
+            }
+            14 => {
+                let from = self.random.below(size + 1);
+                let len = 1 + self.random.below(50_000);
+                self.files[at].1 = size.max(from + len);
+                format!("xfs_io -c 'falloc {from} {len}' {path}")
+            }
+            15 if size > 3 * RANGE => {
+                self.files[at].1 = size - RANGE;
+                format!("xfs_io -c 'fcollapse {RANGE} {RANGE}' {path}")
+            }
+            16 if size > RANGE => {
+                self.files[at].1 = size + RANGE;
+                format!("xfs_io -c 'finsert 0 {RANGE}' {path}")
+            }
+            18 => {
+                let name = self.name();
+                self.files.push((name.clone(), size));
+                format!("xfs_io -f -c 'reflink -q {path}' {name}")
+            }
+            17 => format!("chmod {:o} {path}", 0o400 + self.random.below(0o377)),
+            _ => {
+                let from = self.random.below(size + 5000);
+                let len = 1 + self.random.below(60_000);
+                self.files[at].1 = size.max(from + len);
+                let seed = 1 + self.random.below(250);
+                format!("xfs_io -c 'pwrite -q -S {seed} {from} {len}' {path}")
+            }
+        }
+    }
+}
+
+/// What Linux says of every object: path, type, mode, links, size, and of files the hash.
+const LINUX_LIST: &str = "list() { (cd $1 && find . -mindepth 1 | LC_ALL=C sort | \
+    while read -r path; do stat -c '%n %f %h %s' \"$path\" | \
+    sed '/ 41ed /s/ [0-9]*$//'; done; \
+    find . -type f | LC_ALL=C sort | xargs -r sha256sum); }\n";
+
+/// One disk, what was done to it, and what is to come.
+struct Board {
+    name: &'static str,
+    disk: PathBuf,
+    /// An empty file system on which Linux does everything once more.
+    model: PathBuf,
+    load: Workload,
+    history: String,
+}
+
+impl Board {
+    /// The next lines of work, which count.
+    fn lines(&mut self) -> String {
+        // What was killed in the turn before left this behind.
+        let lines = self.load.turn(OPERATIONS);
+        self.history.push_str(&lines);
+        format!("rm -rf {KILLED}\n{lines}")
+    }
+}
+
+/// Operations in a turn.
+const OPERATIONS: usize = 60;
+/// Where the work that is killed happens.
+const KILLED: &str = "killed";
+
+/// Both sides of a match, and those who judge it.
+struct Match<'a> {
+    workspace: &'a Workspace,
+    guest: LinuxGuest,
+    mkfs: PathBuf,
+    repair: PathBuf,
+    random: Stream,
+    turns: usize,
+}
+
+fn with_linux(workspace: &Workspace) -> Result<()> {
+    let (guest, mkfs) = (prepare::guest(workspace)?, tools::need(&tools::MKFS)?);
+    let repair = tools::need(&tools::REPAIR)?;
+    Match::new(workspace, guest, mkfs, repair, ENDS.len())?.play(&GEOMETRIES, USUAL)
+}
+
+/// With the kernel and the xfsprogs of a newer release, whose features the other one lacks.
+fn with_newer_linux(workspace: &Workspace) -> Result<()> {
+    let (guest, programs) = (prepare::newer_guest(workspace)?, Xfsprogs::get(workspace)?);
+    let (mkfs, repair) = (programs.program("mkfs.xfs"), programs.program("xfs_repair"));
+    Match::new(workspace, guest, mkfs, repair, 2)?.play(&NEWER_GEOMETRIES, NEWER_USUAL)
+}
+
+impl<'a> Match<'a> {
+    fn new(
+        workspace: &'a Workspace,
+        guest: LinuxGuest,
+        mkfs: PathBuf,
+        repair: PathBuf,
+        turns: usize,
+    ) -> Result<Self> {
+        let turns = setting("HOLDFAST_TURNS", turns as u64)? as usize;
+        let random = Stream::new(setting("HOLDFAST_TURNS_SEED", 0)?);
+        Ok(Self { workspace, guest, mkfs, repair, random, turns })
+    }
+
+    fn play(mut self, geometries: &[Geometry], usual: usize) -> Result<()> {
+        let scratch = self.workspace.scratch()?;
+        let more = std::env::var_os("HOLDFAST_TURNS").is_some();
+        let count = if more { geometries.len() } else { usual };
+        let mut boards = Vec::new();
+        for (name, mkfs) in &geometries[..count] {
+            boards.push(self.board(scratch.path(), name, mkfs)?);
+        }
+        for turn in 0..self.turns {
+            let drawn = [End::Unmount, End::Cut, End::Killed, End::Killed];
+            let draw = |random: &mut Stream| drawn[random.below(4) as usize];
+            let (linux, ours) = match ENDS.get(turn) {
+                Some(ends) => *ends,
+                None => (draw(&mut self.random), draw(&mut self.random)),
+            };
+            let what = || format!("turn {turn}: Linux {linux:?}, Holdfast {ours:?}");
+            self.turn_of_linux(&mut boards, linux).with_context(what)?;
+            for board in &mut boards {
+                let name = board.name;
+                self.turn_of_ours(board, ours).with_context(|| format!("{name}: {}", what()))?;
+            }
+        }
+        boards.iter().try_for_each(|board| self.compare(board))
+    }
+
+    fn board(&mut self, scratch: &Path, name: &'static str, mkfs: &str) -> Result<Board> {
+        let (disk, model) = (scratch.join(name), scratch.join(format!("{name}-model")));
+        Recipe::new(96 * MIB).mkfs(mkfs).by(&self.mkfs).make(self.workspace, &disk)?;
+        Recipe::new(96 * MIB).make(self.workspace, &model)?;
+        let load = Workload::below("top", self.random.next_u64());
+        Ok(Board { name, disk, model, load, history: String::new() })
+    }
+
+    /// Work that will be killed: nothing is expected of it.
+    fn doomed(&mut self) -> String {
+        Workload::below(KILLED, self.random.next_u64()).turn(400)
+    }
+
+    /// Linux works on all disks in one boot.
+    fn turn_of_linux(&mut self, boards: &mut [Board], end: End) -> Result<()> {
+        let mut script = String::from("set -e\n");
+        for (device, board) in ('a'..).zip(boards.iter_mut()) {
+            let lines = board.lines();
+            let last = match end {
+                End::Unmount => String::new(),
+                End::Cut => "sync; xfs_io -x -c 'shutdown -f' /mnt\n".into(),
+                End::Killed => {
+                    // From this moment on nothing more gets to the disk, log included.
+                    let (doomed, moment) = (self.doomed(), 100_000 + self.random.below(1_000_000));
+                    format!(
+                        "sync\n(\n{doomed}) > /dev/null 2>&1 & load=$!\nusleep {moment}\n\
+                         xfs_io -x -c shutdown /mnt\nwait $load || true\n"
+                    )
+                }
+            };
+            let _ = write!(
+                script,
+                "mount -t xfs /dev/vd{device} /mnt; cd /mnt\n{lines}{last}cd /; umount /mnt\n"
+            );
+        }
+        let mut job = self.guest.job(script);
+        for board in boards.iter() {
+            job = job.disk(&board.disk);
+        }
+        let done = job.run(self.workspace)?;
+        let complaints = done.complaints();
+        done.success().context(complaints).map(drop)
+    }
+
+    fn turn_of_ours(&mut self, board: &mut Board, end: End) -> Result<()> {
+        let lines = board.lines();
+        let holdfast = || Holdfast::new(self.workspace).disk(&board.disk).with("--page-cache 8M");
+        match end {
+            End::Unmount => {
+                holdfast().script(lines)?.no_panic()?.success()?;
+                self.is_clean(&board.disk)
+            }
+            End::Cut => {
+                let output = holdfast().script(lines + "sync\nshutdown-fs -f\n")?.no_panic()?;
+                // The unmount after it fails, and says so.
+                output.complains("shut down").map(drop)
+            }
+            End::Killed => {
+                let doomed = self.doomed();
+                let delay = Duration::from_micros(self.random.below(1_500_000));
+                let holdfast = Holdfast::new(self.workspace).disk(&board.disk);
+                let script = format!("{lines}sync\necho durable\n{doomed}sleep 100\n");
+                self.kill(&holdfast.with("--page-cache 8M"), &script, delay)
+            }
+        }
+    }
+
+    /// Runs a script and kills the emulator some time after everything of the turn is
+    /// durable.
+    fn kill(&self, holdfast: &Holdfast<'_>, script: &str, delay: Duration) -> Result<()> {
+        let scratch = self.workspace.scratch()?;
+        let path = scratch.path().join("script");
+        fs::write(&path, script)?;
+        let mut running = holdfast.start_running(&[OsStr::new("--script"), path.as_os_str()])?;
+        let output = running.child().stdout.take().context("no output")?;
+        let mut lines = BufReader::new(output).lines();
+        let durable = lines.by_ref().map_while(Result::ok).any(|line| line == "durable");
+        ensure!(durable, "the guest ended before the end of its turn");
+        ensure!(running.wait(Some(delay))?.is_none(), "the guest ended by itself");
+        rustix::process::kill_process(child_of(running.child().id())?, Signal::KILL)?;
+        let ended = running.wait(None)?.and_then(|status| status.code());
+        ensure!(ended == Some(125), "status {ended:?} after the emulator was killed");
+        Ok(())
+    }
+
+    fn is_clean(&self, disk: &Path) -> Result<()> {
+        judge::repair_by(&self.repair, disk)?.demand("xfs_repair -n")
+    }
+
+    /// Linux alone does everything once more on a fresh image; the outcome is the same.
+    fn compare(&self, board: &Board) -> Result<()> {
+        let (name, lines) = (board.name, &board.history);
+        let script = format!(
+            "set -e\n{LINUX_LIST}mkdir -p /one /two\n\
+             mount -t xfs /dev/vda /one; mount -t xfs /dev/vdb /two\nrm -rf /one/{KILLED}\n\
+             cd /two\n{lines}\ncd /\n\
+             list /one > /ours; list /two > /model; wc -l < /ours\n\
+             diff /model /ours || exit 9\numount /one; umount /two\n"
+        );
+        let done = self.guest.job(script).disk(&board.disk).disk(&board.model);
+        let done = done.run(self.workspace)?;
+        let complaints = done.complaints();
+        ensure!(complaints.is_empty(), "{name}: Linux complains:\n{complaints}");
+        let text = done.success().with_context(|| format!("{name}: not as the model"))?;
+        let listed: u64 = text.trim().parse().with_context(|| format!("{name}: {text}"))?;
+        ensure!(listed > 100, "{name}: only {listed} lines compared");
+        self.is_clean(&board.disk).context(name)
+    }
+}
