@@ -19,7 +19,7 @@
 //!                     with the other's bytes
 //! ```
 //!
-//! So [`Unshared`] remembers such blocks until that is durable, and whoever is to write to
+//! So `Unshared` remembers such blocks until that is durable, and whoever is to write to
 //! one of them makes it so first: one force of the log for all that were unshared before.
 //!
 //! Owns: the records, the list of blocks just unshared. Does not own: the tree's blocks

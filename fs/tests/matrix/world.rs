@@ -336,7 +336,10 @@ impl World {
     pub fn cut_now(&mut self) -> Result<()> {
         let volume = self.volume.take().expect("it is mounted");
         let bytes = Arc::new(volume.bytes());
+        // What it does to its own copy of the device from here on does not matter.
         volume.process.exit();
+        volume.fs.unmount()?;
+        volume.cache.stop();
         drop(volume);
         let volume = Volume::try_over(&bytes)
             .unwrap_or_else(|error| panic!("after the power failed it does not mount: {error}"));

@@ -178,12 +178,14 @@ fn statuses(workspace: &Workspace) -> Result<()> {
     let named = text.lines().any(|line| line.starts_with("AGF: AG 0 block 0 "));
     ensure!(named, "no line tells of the AGF:\n{text}");
     ensure!(fs::read(&path)? == before, "fsck wrote to the disk");
-    // Without --readonly the disk is mounted for writing, which must not be checked.
-    let mounted = Holdfast::new(workspace).disk(&image.path).run_line("fsck")?;
-    mounted.expect(8)?.complains("mounted for writing")?;
+    // Alone it mounts nothing; in a script the disk is mounted, here for writing.
+    let writable = || Holdfast::new(workspace).disk(&image.path);
+    writable().run_line("fsck")?.expect(0)?;
+    writable().script("fsck\n")?.expect(8)?.complains("mounted for writing")?;
     holdfast(&image.path).run_line("fsck /dev/nonsense")?.expect(8)?;
     fs::write(&path, vec![0x5a; 8 << 20])?;
-    holdfast(&path).run_line("fsck")?.expect(32)?.complains("XFS")?;
+    holdfast(&path).run_line("fsck")?.expect(8)?.complains("not an XFS file system")?;
+    holdfast(&path).script("fsck\n")?.expect(32)?.complains("not an XFS file system")?;
     holdfast(&image.beside("not-there")).run_line("fsck")?.expect(125)?;
     Ok(())
 }
