@@ -181,8 +181,7 @@ pub enum Purpose {
     /// Buffered write: reserves space where there is none, and in the copy-on-write fork
     /// where blocks are shared. `IOLOCK` is held exclusive.
     Write,
-    /// A store through a mapping: likewise; the folio is locked and uptodate. The map is
-    /// never `NEW`: what a store may use already is not given back.
+    /// A store through a mapping: likewise; the folio is locked and uptodate.
     Fault,
     /// Direct write: allocates unwritten blocks where there are none. The map is written
     /// or unwritten. `IOLOCK` is held, perhaps shared.

@@ -15,7 +15,7 @@ pub struct Extent {
 }
 
 /// Tell `each` of the extents, holes included, that overlap bytes `pos..pos + len`, until
-/// it returns false. Holes are reported up to the end of the file.
+/// it returns false.
 ///
 /// # Errors
 /// I/O errors and corruption of the extent map.
@@ -32,9 +32,10 @@ pub fn extents(
         if !map.contains(at) {
             return Err(Error::Io);
         }
-        if !each(&map) || (matches!(map.kind, MapKind::Hole) && map.end_bytes() >= mapping.size()) {
+        if !each(&map) {
             break;
         }
+        // Behind the end of the file, too: what was preallocated there.
         at = map.end_bytes();
     }
     Ok(())

@@ -298,14 +298,15 @@ impl Process {
         }
         Ok(())
     }
-    /// Tell `each` of all extents of an open file, holes included, until it returns false.
+    /// Tell `each` of the extents of an open file up to its end, holes included, until it
+    /// returns false.
     ///
     /// # Errors
     /// As [`Process::fiemap`].
     pub fn bmap(&self, fd: Fd, each: &mut dyn FnMut(&Iomap) -> bool) -> Result<()> {
         let file = self.opened(fd)?;
         let mapping = file.mapping()?;
-        iomap::extents(mapping, 0, SIZE_MAX, each)
+        iomap::extents(mapping, 0, mapping.size(), each)
     }
 }
 

@@ -141,7 +141,7 @@ fn good_images() {
     }
 }
 
-/// Images filled by Linux have more forms; see `xfs_linux.rs` for how to get them.
+/// Images filled by Linux have more forms; see `linux.rs` for how to get them.
 #[test]
 #[ignore = "needs images made by a Linux guest: see populate.sh and HOLDFAST_POPULATED"]
 fn good_images_from_linux() {
@@ -290,7 +290,7 @@ fn damaged_images() {
     campaign("4 KiB blocks", std::fs::read(&image).expect("image"), 300, 1);
 }
 
-/// Images filled by Linux have more forms; see `xfs_linux.rs` for how to get them.
+/// Images filled by Linux have more forms; see `linux.rs` for how to get them.
 #[test]
 #[ignore = "needs images made by a Linux guest: see populate.sh and HOLDFAST_POPULATED"]
 fn damaged_images_from_linux() {

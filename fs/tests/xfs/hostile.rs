@@ -269,7 +269,7 @@ fn damaged_images_with_default_blocks() {
     check_tally(&tally, &["AGF", "AGI", "inode", "bmbt block", "dir data block", "attr leaf"]);
 }
 
-/// Images filled by Linux have more forms; see `xfs_linux.rs` for how to get them.
+/// Images filled by Linux have more forms; see `linux.rs` for how to get them.
 #[test]
 #[ignore = "needs images made by a Linux guest: see populate.sh and HOLDFAST_POPULATED"]
 fn damaged_images_from_linux() {
