@@ -329,12 +329,17 @@ fn random_changes_agree_with_the_model() {
 #[test]
 #[ignore = "runs as long as it is told to"]
 fn soak() {
+    as_long_as_told(SHAPES.len(), random_changes);
+}
+
+/// Try `changes` on a shape, with a seed and a number of steps, for each seed asked for.
+pub(crate) fn as_long_as_told(shapes: usize, changes: fn(usize, u64, u64)) {
     let number = |name: &str, other: u64| {
         std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(other)
     };
     let first = number("FIRST", 100);
     for seed in first..first + number("SEEDS", 20) {
-        random_changes(seed as usize % SHAPES.len(), seed, number("STEPS", 3000));
+        changes(seed as usize % shapes, seed, number("STEPS", 3000));
     }
 }
 

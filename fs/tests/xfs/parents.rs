@@ -18,7 +18,7 @@ use holdfast_fs::xfs::log::recovery;
 use holdfast_fs::xfs::ondisk::log_intents::{AttrChange, Done, Intent, attr};
 use holdfast_fs::xfs::ondisk::superblock::Incompat;
 
-use crate::namespace::{compare, fill, remove_all, step};
+use crate::namespace::{as_long_as_told, compare, fill, remove_all, step};
 use crate::recovery_support::Device;
 use crate::recovery_support::log::{Item, Writer, done, intent};
 use crate::volume::tree::Tree;
@@ -111,13 +111,7 @@ fn random_changes_keep_them() {
 #[test]
 #[ignore = "runs as long as it is told to"]
 fn soak() {
-    let number = |name: &str, other: u64| {
-        std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(other)
-    };
-    let first = number("FIRST", 100);
-    for seed in first..first + number("SEEDS", 20) {
-        random_changes(seed as usize % SHAPES.len(), seed, number("STEPS", 3000));
-    }
+    as_long_as_told(SHAPES.len(), random_changes);
 }
 
 #[test]
