@@ -50,11 +50,6 @@ pub trait Memory: Send + Sync {
 pub struct VirtAddr(pub u64);
 
 impl VirtAddr {
-    /// The address of the page this one lies in.
-    #[must_use]
-    pub const fn page_base(self) -> Self {
-        Self(self.0 & !(PAGE_SIZE as u64 - 1))
-    }
     /// Bytes from the start of the page.
     pub const fn page_offset(self) -> usize {
         (self.0 & (PAGE_SIZE as u64 - 1)) as usize

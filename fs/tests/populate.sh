@@ -153,7 +153,7 @@ case $1 in
 fill) fill "$2" "${3:-}" ;;
 manifest) manifest "$2" "$3" ;;
 job)
-    mkdir -p /mnt /tmp/manifest
+    rm -rf /tmp/manifest; mkdir -p /mnt /tmp/manifest
     mount -t xfs "$2" /mnt; (fill /mnt "${4:-}"); umount /mnt
     mount -t xfs -o ro,norecovery "$2" /mnt; (manifest /mnt /tmp/manifest); umount /mnt
     tar -c -f - -C /tmp/manifest . > "$3" ;;

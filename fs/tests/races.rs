@@ -38,6 +38,7 @@ struct Bench {
     world: ModelWorld,
     file: Arc<Open>,
     map: VirtAddr,
+    shift: u32,
     guard: Guard,
     on: bool,
 }
@@ -49,7 +50,7 @@ impl Bench {
         world.cache.lab().set(guard, on);
         let file = world.file(1);
         let map = world.map(&file, 64 << 10, MapFlags::SHARED);
-        Arc::new(Self { world, file, map, guard, on })
+        Arc::new(Self { world, file, map, shift, guard, on })
     }
     fn store(&self, pos: u64, byte: u8) {
         self.world.store(self.map.add(pos), &[byte]).expect("a page of the file");
@@ -114,11 +115,28 @@ fn give_way() {
     }
 }
 
-const SHIFTS: [u32; 2] = [12, 10];
+/// Try a scenario with its guard and without, with blocks of two sizes.
+fn with_and_without(scenario: fn(u32, bool)) {
+    for shift in [12, 10] {
+        for on in [true, false] {
+            explore(move || scenario(shift, on));
+        }
+    }
+}
 
 /// The last byte of the block at 36864.
 fn tail(shift: u32) -> u64 {
     36864 + (1 << shift) - 1
+}
+
+/// A write up to the first byte of the block at 36864, in which the point is reached, and
+/// what the block's last byte is then.
+fn long_write(b: &Bench, reached: &AtomicBool, last: u8) {
+    assert_eq!(b.file.write(0, &[0x57; 36865]), Ok(36865));
+    b.check(reached);
+    assert_eq!(b.byte(36864), 0x57);
+    assert_eq!(b.byte_on_disk(tail(b.shift)), last);
+    b.done();
 }
 
 // ---- V3, T1: an unwritten extent becomes written under a long write
@@ -132,19 +150,12 @@ fn v3(shift: u32, on: bool) {
         let b = b.clone();
         elsewhere(move || b.clean_and_drop(9));
     });
-    assert_eq!(b.file.write(0, &[0x57; 36865]), Ok(36865));
-    b.check(&reached);
-    assert_eq!(b.byte(36864), 0x57);
-    assert_eq!(b.byte_on_disk(tail), if on { 0x58 } else { 0 });
-    b.done();
+    long_write(&b, &reached, if on { 0x58 } else { 0 });
 }
 
 #[test]
 fn v3_a_preallocated_block_written_meanwhile() {
-    for shift in SHIFTS {
-        explore(move || v3(shift, true));
-        explore(move || v3(shift, false));
-    }
+    with_and_without(v3);
 }
 
 // ---- V2, T2: a hole is filled by a store under a long write
@@ -160,19 +171,12 @@ fn v2(shift: u32, on: bool) {
             b.clean_and_drop(9);
         });
     });
-    assert_eq!(b.file.write(0, &[0x57; 36865]), Ok(36865));
-    b.check(&reached);
-    assert_eq!(b.byte(36864), 0x57);
-    assert_eq!(b.byte_on_disk(tail), if on { 0x58 } else { 0 });
-    b.done();
+    long_write(&b, &reached, if on { 0x58 } else { 0 });
 }
 
 #[test]
 fn v2_a_hole_filled_meanwhile() {
-    for shift in SHIFTS {
-        explore(move || v2(shift, true));
-        explore(move || v2(shift, false));
-    }
+    with_and_without(v2);
 }
 
 // ---- V1, T3, the control: as V2, but the page is still under writeback
@@ -216,10 +220,7 @@ fn v1(shift: u32, on: bool) {
 
 #[test]
 fn v1_a_reservation_allocated_meanwhile_does_no_harm_either_way() {
-    for shift in SHIFTS {
-        explore(move || v1(shift, true));
-        explore(move || v1(shift, false));
-    }
+    with_and_without(v1);
 }
 
 // ---- A, T4: a store uses the reservation of a write that ends short
@@ -246,10 +247,7 @@ fn a(shift: u32, on: bool) {
 
 #[test]
 fn a_store_into_what_a_short_write_gives_back() {
-    for shift in SHIFTS {
-        explore(move || a(shift, true));
-        explore(move || a(shift, false));
-    }
+    with_and_without(a);
 }
 
 // ---- B, T7: a store between the look and the punch
@@ -286,10 +284,7 @@ fn b(shift: u32, on: bool) {
 
 #[test]
 fn b_a_store_between_the_look_and_the_punch() {
-    for shift in SHIFTS {
-        explore(move || b(shift, true));
-        explore(move || b(shift, false));
-    }
+    with_and_without(b);
 }
 
 // ---- H, T9: writeback holds a map while the file is cut and written anew
@@ -346,10 +341,7 @@ fn h(shift: u32, on: bool) {
 
 #[test]
 fn h_a_file_cut_under_writeback() {
-    for shift in SHIFTS {
-        explore(move || h(shift, true));
-        explore(move || h(shift, false));
-    }
+    with_and_without(h);
 }
 
 // ---- J, T14: an append between the I/O and its completion
@@ -376,10 +368,7 @@ fn j(shift: u32, on: bool) {
 
 #[test]
 fn j_an_append_before_the_first_is_complete() {
-    for shift in SHIFTS {
-        explore(move || j(shift, true));
-        explore(move || j(shift, false));
-    }
+    with_and_without(j);
 }
 
 // ---- T17: a store while the page is written
@@ -413,10 +402,7 @@ fn t17(shift: u32, on: bool) {
 
 #[test]
 fn t17_a_store_after_writeback_began() {
-    for shift in SHIFTS {
-        explore(move || t17(shift, true));
-        explore(move || t17(shift, false));
-    }
+    with_and_without(t17);
 }
 
 /// Every guard has a name that finds it again.

@@ -3,13 +3,14 @@
 #![cfg(all(feature = "lab", not(feature = "shuttle")))]
 
 mod volume;
+mod xfsprogs;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, sleep, spawn, yield_now};
 use std::time::Duration;
 
-use holdfast_fs::block::{Bio, BlockDevice, DeviceInfo, MemDisk, MemDiskConfig, Op, SECTOR_SIZE};
+use holdfast_fs::block::{Bio, BlockDevice, DeviceInfo, MemDisk, Op};
 use holdfast_fs::lab::{Guard, Point};
 use holdfast_fs::platform::VirtAddr;
 use holdfast_fs::platform::host::HostMemory;
@@ -17,6 +18,7 @@ use holdfast_fs::syscall::{
     Advice, FallocateMode, Fd, MapFlags, OpenFlags, Process, Prot, SyncRange,
 };
 use volume::{Volume, mkfs};
+use xfsprogs::disk_over;
 
 /// One file, open and mapped.
 struct Bench {
@@ -478,9 +480,7 @@ impl BlockDevice for Mirror {
 fn a_store_while_the_device_reads_the_page() {
     for on in [true, false] {
         let image = mkfs(16, &[]);
-        let capacity_sectors = image.len() as u64 / SECTOR_SIZE;
-        let disk =
-            MemDisk::over(image, MemDiskConfig { capacity_sectors, ..MemDiskConfig::default() });
+        let disk = disk_over(image);
         let (late, held) = (Mutex::new(None), AtomicBool::new(false));
         let mirror = Arc::new(Mirror { first: disk.clone(), marked: 0xA5, late, held });
         let volume = Volume::through(disk, mirror.clone(), HostMemory::new(16384)).unwrap();
@@ -512,9 +512,7 @@ fn a_store_while_the_device_reads_the_page() {
 fn t12_a_read_during_a_direct_write_into_a_hole() {
     for (block, on) in BLOCKS.into_iter().flat_map(|b| [(b, true), (b, false)]) {
         let image = mkfs(16, &["-b", &format!("size={block}")]);
-        let capacity_sectors = image.len() as u64 / SECTOR_SIZE;
-        let disk =
-            MemDisk::over(image, MemDiskConfig { capacity_sectors, ..MemDiskConfig::default() });
+        let disk = disk_over(image);
         let (late, held) = (Mutex::new(None), AtomicBool::new(false));
         let mirror = Arc::new(Mirror { first: disk.clone(), marked: 0xD1, late, held });
         let volume = Volume::through(disk, mirror.clone(), HostMemory::new(16384)).unwrap();

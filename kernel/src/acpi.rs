@@ -22,15 +22,6 @@ pub struct IoApicInfo {
     pub gsi_base: u32,
 }
 
-/// A legacy interrupt that is wired elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Override {
-    /// The legacy number.
-    pub irq: u8,
-    /// Its global interrupt.
-    pub gsi: u32,
-}
-
 /// A window of PCI configuration space in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ecam {
@@ -53,8 +44,6 @@ pub struct Machine {
     pub cpu_count: usize,
     /// I/O APICs.
     pub ioapics: [Option<IoApicInfo>; 8],
-    /// Rewired legacy interrupts.
-    pub overrides: [Option<Override>; 16],
     /// PCI configuration windows.
     pub ecam: [Option<Ecam>; 4],
     /// Where this was learnt.
@@ -71,7 +60,6 @@ impl Machine {
             cpus,
             cpu_count: 1,
             ioapics: [None; 8],
-            overrides: [None; 16],
             ecam: [None; 4],
             source: "defaults",
         }
@@ -82,11 +70,6 @@ impl Machine {
             self.cpus[self.cpu_count] = id;
             self.cpu_count += 1;
         }
-    }
-    /// The global interrupt of a legacy one.
-    pub fn gsi_of(&self, irq: u8) -> u32 {
-        let rewired = self.overrides.iter().flatten().find(|o| o.irq == irq);
-        rewired.map_or(u32::from(irq), |o| o.gsi)
     }
 }
 
@@ -156,7 +139,6 @@ fn for_each_table(rsdp: u64, mut visit: impl FnMut(&'static [u8])) -> Option<()>
 fn read_madt(machine: &mut Machine, madt: &[u8]) -> Option<()> {
     const LOCAL_APIC: u8 = 0;
     const IO_APIC: u8 = 1;
-    const OVERRIDE: u8 = 2;
     const ENABLED: u32 = 1;
     machine.apic_address = u64::from(u32_at(madt, HEADER)?);
     let mut at = HEADER + 8;
@@ -170,9 +152,6 @@ fn read_madt(machine: &mut Machine, madt: &[u8]) -> Option<()> {
                 &mut machine.ioapics,
                 IoApicInfo { address: u64::from(u32_at(entry, 4)?), gsi_base: u32_at(entry, 8)? },
             ),
-            OVERRIDE if len >= 10 => {
-                put(&mut machine.overrides, Override { irq: entry[3], gsi: u32_at(entry, 4)? });
-            }
             _ => {}
         }
         at += entry.len();

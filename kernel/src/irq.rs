@@ -23,7 +23,6 @@ pub type Handler = Box<dyn Fn() + Send + Sync>;
 static HANDLERS: [AtomicPtr<Handler>; 256] = [const { AtomicPtr::new(core::ptr::null_mut()) }; 256];
 static COUNTS: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
 static NEXT: SpinLock<u8> = SpinLock::new(trap::DEVICE_VECTORS.start);
-static SPURIOUS: AtomicU64 = AtomicU64::new(0);
 
 /// An interrupt vector with a handler, on one processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,20 +75,12 @@ impl Vector {
     }
 }
 
-/// Call the handler of a vector.
+/// Call the handler of a vector, if it has one.
 pub(crate) fn dispatch(vector: u8) {
     let handler = HANDLERS[vector as usize].load(Ordering::Acquire);
     // SAFETY: `allocate` stores pointers to handlers that live for ever.
-    match unsafe { handler.as_ref() } {
-        Some(handler) => {
-            COUNTS[vector as usize].fetch_add(1, Ordering::Relaxed);
-            handler();
-        }
-        None => _ = SPURIOUS.fetch_add(1, Ordering::Relaxed),
+    if let Some(handler) = unsafe { handler.as_ref() } {
+        COUNTS[vector as usize].fetch_add(1, Ordering::Relaxed);
+        handler();
     }
-}
-
-/// Interrupts nobody had asked for.
-pub fn spurious_count() -> u64 {
-    SPURIOUS.load(Ordering::Relaxed)
 }

@@ -10,6 +10,7 @@
 //! | `registry` | the table of commands, `run` |
 //! | `context`  | a command's output buffer and diagnostics |
 //! | `system`   | [`System`]: what commands ask of the kernel besides files |
+//! | `host`     | [`System`] on an image file, for the host alone |
 //! | `script`   | scripts: words, background lines, `wait` |
 //! | `shell`    | the interactive prompt |
 //! | `files`    | ls, cat, stat, readlink, getfattr, sha256sum, hexdump, df, ... |
@@ -38,6 +39,8 @@ mod context;
 mod date;
 mod files;
 mod fsck;
+#[cfg(feature = "std")]
+pub mod host;
 pub mod mainjob;
 mod options;
 mod race;

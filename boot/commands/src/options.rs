@@ -2,6 +2,7 @@
 //! and operands in any order, `--` ends the options.
 
 use alloc::vec::Vec;
+use core::ops::BitOr;
 
 /// What was wrong with the options, worded as getopt does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,11 @@ impl<'a> Parsed<'a> {
     /// The argument of the last occurrence of this letter.
     pub fn value(&self, letter: u8) -> Option<&'a [u8]> {
         self.options.iter().rev().find(|o| o.0 == letter).and_then(|o| o.1)
+    }
+    /// The flags of the letters that were given, if any was.
+    pub fn flags<F: Copy + BitOr<Output = F>>(&self, letters: &[(u8, F)]) -> Option<F> {
+        let given = letters.iter().filter(|(letter, _)| self.has(*letter));
+        given.map(|(_, flag)| *flag).reduce(F::bitor)
     }
 }
 

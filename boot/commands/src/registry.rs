@@ -35,6 +35,12 @@ static COMMANDS: &[Command] = &[
     ),
     command("cat", files::cat::main, "[FILE|-]…", "copy files to standard output"),
     command("cd", files::simple::cd, "[DIR]", "change the working directory"),
+    command(
+        "chattr",
+        change::chattr::chattr,
+        "[-R] [-p PROJECT] [+-=][aAdiPSx]… FILE…",
+        "change flags of files",
+    ),
     command("chmod", change::attributes::chmod, "[-R] MODE FILE…", "change permissions"),
     command("chown", change::attributes::chown, "[-Rh] UID[:GID] FILE…", "change owners"),
     command("cksum", files::cksum::main, "[FILE]…", "CRC and size of files"),
@@ -73,6 +79,7 @@ static COMMANDS: &[Command] = &[
     ),
     command("ln", change::link::main, "[-fnsTv] [-t DIR] TARGET… LINK|DIR", "make links"),
     command("ls", files::ls::main, "[-1adilnRr] [FILE]…", "list directories"),
+    command("lsattr", change::chattr::lsattr, "[-adp] [FILE]…", "list flags of files"),
     command(
         "mainjob",
         mainjob::main,

@@ -314,7 +314,7 @@ fn status_commands_answer() {
         ("ps", "writeback"),
         ("free", "Mem:"),
         ("uptime", "mounted"),
-        ("dmesg", "hello"),
+        ("dmesg", "mounted vda"),
         ("mount", "/dev/vda on / type xfs (ro)"),
         ("df", "/dev/vda"),
         ("help", "xfs_io"),

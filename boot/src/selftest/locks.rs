@@ -109,29 +109,24 @@ fn check_pair(seed: u64, read: &dyn Fn() -> (u64, u64), write: &dyn Fn()) -> Out
     Ok(())
 }
 
+/// Change the halves of a pair; it is locked.
+fn change_pair(pair: &mut (u64, u64)) {
+    pair.0 += 1;
+    thread::yield_now();
+    pair.1 += 1;
+}
+
 fn rwlock() -> Outcome {
     let lock = Arc::new(RwLock::new(&CLASS, (0u64, 0u64)));
-    let results = everywhere(move |t| {
-        check_pair(t, &|| *lock.read(), &|| {
-            let mut pair = lock.write();
-            pair.0 += 1;
-            thread::yield_now();
-            pair.1 += 1;
-        })
-    });
+    let results =
+        everywhere(move |t| check_pair(t, &|| *lock.read(), &|| change_pair(&mut lock.write())));
     results.into_iter().collect()
 }
 
 fn percpu_rwlock() -> Outcome {
     let lock = Arc::new(PerCpuRwLock::new(&CLASS, (0u64, 0u64)));
-    let results = everywhere(move |t| {
-        check_pair(t, &|| *lock.read(), &|| {
-            let mut pair = lock.write();
-            pair.0 += 1;
-            thread::yield_now();
-            pair.1 += 1;
-        })
-    });
+    let results =
+        everywhere(move |t| check_pair(t, &|| *lock.read(), &|| change_pair(&mut lock.write())));
     results.into_iter().collect()
 }
 

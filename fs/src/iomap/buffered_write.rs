@@ -1,5 +1,6 @@
 //! Writing through the page cache.
 
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 
 use super::fill::{self, page_of};
@@ -9,6 +10,55 @@ use crate::lab::{Guard, Point};
 use crate::pagecache::{Folio, LockedFolio, Mapping, PageCache};
 use crate::platform::PAGE_SIZE;
 use crate::{Error, Result};
+
+/// Most folios that are made ahead.
+const AHEAD: u64 = 32;
+
+/// New folios for the pages that a write behind the end of the file comes to next, locked:
+/// they are made together. Nobody reads, maps or stores there yet.
+struct Ahead<'a> {
+    mapping: &'a Arc<Mapping>,
+    folios: VecDeque<Arc<Folio>>,
+    /// The first page for which it may be worth while to make some.
+    from: u64,
+}
+
+impl<'a> Ahead<'a> {
+    fn new(mapping: &'a Arc<Mapping>) -> Self {
+        Self { mapping, folios: VecDeque::new(), from: 0 }
+    }
+    /// Make some for bytes `start..end`, if there are none yet.
+    fn refill(&mut self, start: u64, end: u64) {
+        let pages = page_of(start)..page_of(end);
+        let few = pages.end < pages.start + 2 || !start.is_multiple_of(PAGE_SIZE as u64);
+        if few || start != self.mapping.size() || pages.start < self.from {
+            return;
+        }
+        let end = pages.end.min(pages.start + AHEAD);
+        self.folios = self.mapping.create_run(pages.start..end).into();
+        if self.folios.is_empty() {
+            // They are cached, or memory is short.
+            self.from = end;
+        }
+    }
+    /// The one for page `index`, if it was made.
+    fn take(&mut self, index: u64) -> Option<LockedFolio> {
+        let next = self.folios.front().is_some_and(|f| f.index() == index);
+        if next { self.folios.pop_front().map(Folio::adopt) } else { None }
+    }
+    /// Remove those that were not used.
+    fn give_back(&mut self) {
+        for folio in self.folios.drain(..) {
+            self.mapping.detach(&folio.adopt());
+        }
+    }
+}
+
+impl Drop for Ahead<'_> {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
 
 /// What became of one folio's worth of a write.
 enum Step {
@@ -59,7 +109,10 @@ pub fn write(mapping: &Arc<Mapping>, pos: u64, source: &mut dyn Source) -> Resul
     }
     match result {
         Err(e) if at == pos => Err(e),
-        _ => Ok((at - pos) as usize),
+        _ => {
+            mapping.wrote(pos..at);
+            Ok((at - pos) as usize)
+        }
     }
 }
 
@@ -74,16 +127,21 @@ fn write_under(
 ) -> (u64, Result<()>) {
     let mut at = pos;
     let end = pos + wanted;
+    let mut ahead = Ahead::new(mapping);
     // The source may end earlier than it said: see [`Source::fault_in`].
     while at < end && source.remaining() > 0 {
-        mapping.throttle();
         let left = ((end - at) as usize).min(source.remaining());
-        match write_folio(mapping, map, at, left, source) {
+        if ahead.folios.is_empty() {
+            mapping.throttle();
+            ahead.refill(at, at + left as u64);
+        }
+        match write_folio(mapping, map, at, left, source, &mut ahead) {
             Ok(Step::Copied(n)) => {
                 mapping.lab().at(Point::Copied, mapping.id(), at);
                 at += n as u64;
             }
             Ok(Step::Source) => {
+                ahead.give_back();
                 if let Err(e) = source.fault_in() {
                     return (at - pos, Err(e));
                 }
@@ -106,16 +164,19 @@ fn write_folio(
     pos: u64,
     wanted: usize,
     source: &mut dyn Source,
+    ahead: &mut Ahead<'_>,
 ) -> Result<Step> {
     let offset = (pos & (PAGE_SIZE as u64 - 1)) as usize;
     let len = wanted.min(PAGE_SIZE - offset);
-    let (folio, gap) = match pos > mapping.size() {
-        false => (mapping.get_locked(page_of(pos))?, None),
+    let index = page_of(pos);
+    let (folio, gap) = match ahead.take(index) {
+        Some(folio) => (folio, None),
         // The write leaves a gap behind the end of the file.
-        true => {
-            let (folio, gap) = Gap::lock(mapping, page_of(pos))?;
+        None if pos > mapping.size() => {
+            let (folio, gap) = Gap::lock(mapping, index)?;
             (folio, Some(gap))
         }
+        None => (mapping.get_locked(index)?, None),
     };
     mapping.lab().at(Point::Locked, mapping.id(), pos);
     // Before anything else touches the folio: is the map still true? See the module head.
@@ -136,8 +197,7 @@ fn write_folio(
         return Ok(Step::Source);
     }
     let written = Folio::blocks_touched(shift, offset, offset + copied);
-    folio.set_uptodate_blocks(written, shift);
-    mapping.mark_dirty(&folio, written);
+    mapping.mark_written(&folio, written);
     let end = pos + copied as u64;
     if end > mapping.size() {
         if let Some(gap) = gap {
@@ -145,7 +205,6 @@ fn write_folio(
         }
         mapping.set_size(end);
     }
-    folio.mark_accessed();
     Ok(Step::Copied(copied))
 }
 
@@ -158,7 +217,7 @@ pub(super) fn fill_edges(
     offset: usize,
     len: usize,
 ) -> Result<()> {
-    if folio.is_uptodate() {
+    if len == PAGE_SIZE || folio.is_uptodate() {
         return Ok(());
     }
     let block = 1usize << mapping.block_shift();

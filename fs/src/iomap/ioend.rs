@@ -173,12 +173,9 @@ impl Ended {
         }
     }
     fn release(self) {
-        for folio in &self.folios {
-            if folio.transfer_done() {
-                self.mapping.end_folio_writeback(folio);
-            }
-        }
-        self.mapping.cache().writeback_batch_ended();
+        let ended = self.folios.iter().filter(|folio| folio.transfer_done());
+        let ended: Vec<&Folio> = ended.map(|folio| &**folio).collect();
+        self.mapping.end_writeback(&ended);
     }
 }
 

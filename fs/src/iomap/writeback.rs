@@ -21,6 +21,9 @@ use crate::pagecache::{Folio, LockedFolio, Mapping, PageCache};
 use crate::platform::PAGE_SIZE;
 use crate::{Error, Result};
 
+/// Dirty pages that are looked up together.
+const BATCH: usize = 64;
+
 /// Why data is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -34,19 +37,21 @@ pub(crate) enum Mode {
 ///
 /// Errors do not end the walk: the folio ends clean, its file records the error.
 pub(crate) fn write_pages(mapping: &Mapping, range: Range<u64>, mode: Mode, budget: u64) -> u64 {
-    let Some(first) = mapping.next_dirty(range.start).filter(|i| *i < range.end) else {
-        return 0;
-    };
-    let Some(owner) = mapping.arc() else { return 0 };
+    let mut batch = mapping.some_dirty(range.clone(), BATCH);
+    let Some(owner) = mapping.arc().filter(|_| !batch.is_empty()) else { return 0 };
     let mut writer = Writer::new(&owner, mode);
-    let mut next = Some(first);
     let mut written = 0;
-    while let Some(index) = next.filter(|i| *i < range.end) {
-        written += u64::from(writer.write(index));
-        if written >= budget {
+    while let Some(&last) = batch.last() {
+        for index in batch {
+            written += u64::from(writer.write(index));
+            if written >= budget {
+                break;
+            }
+        }
+        if written >= budget || last + 1 >= range.end {
             break;
         }
-        next = index.checked_add(1).and_then(|from| mapping.next_dirty(from));
+        batch = mapping.some_dirty(last + 1..range.end, BATCH);
     }
     writer.submit();
     if mode == Mode::Sync {
@@ -112,8 +117,7 @@ impl<'a> Writer<'a> {
             }
         }
         if folio.transfer_done() {
-            self.mapping.end_folio_writeback(&folio);
-            self.mapping.cache().writeback_batch_ended();
+            self.mapping.end_writeback(&[&*folio]);
         }
     }
     /// Add the dirty blocks in bytes `run` of a folio. On an error, which of them were

@@ -4,9 +4,13 @@
 //! dirty pages   0 ......... background ............ limit
 //!                 old ones     the thread writes      dirtiers wait as well
 //! ```
+//!
+//! A file that somebody writes front to back is written behind them as they go: the
+//! device works while they do, and an `fsync` at the end finds little left.
 
 use alloc::collections::VecDeque;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
+use core::ops::Range;
 
 use holdfast_sync::atomic::Ordering;
 use holdfast_sync::time::now_ns;
@@ -18,6 +22,12 @@ use crate::iomap::writeback::{self, Mode};
 const SLICE: u64 = 2048;
 /// The longest wait for an event whose notification may be lost on purpose.
 const RECHECK_NS: u64 = 100_000_000;
+
+/// Pages of a file behind a writer that goes front to back.
+pub(super) struct Behind {
+    file: Weak<Mapping>,
+    pages: Range<u64>,
+}
 
 /// Files with dirty pages, oldest first.
 #[derive(Default)]
@@ -87,11 +97,9 @@ impl PageCache {
         self.writeback.fetch_add(1, Ordering::AcqRel);
         self.dirty.fetch_sub(1, Ordering::AcqRel);
     }
-    pub(super) fn writeback_ended(&self) {
-        self.writeback.fetch_sub(1, Ordering::AcqRel);
-    }
-    /// A batch of folios finished writeback: wake who waits for that.
-    pub(crate) fn writeback_batch_ended(&self) {
+    /// `count` folios finished writeback: wake who waits for that.
+    pub(super) fn writeback_ended(&self, count: u64) {
+        self.writeback.fetch_sub(count, Ordering::AcqRel);
         self.throttle.wake_all();
         self.freed.wake_all();
     }
@@ -138,6 +146,23 @@ impl PageCache {
         }
         (written, true)
     }
+    /// Pages that may pile up behind a writer that goes front to back.
+    pub(super) fn write_behind_pages(&self) -> u64 {
+        self.config.write_behind_pages.min(self.background_pages() / 4).max(1)
+    }
+    /// A writer that goes front to back has left `pages` behind: write them soon.
+    pub(super) fn write_behind(&self, file: Weak<Mapping>, pages: Range<u64>) {
+        self.behind.lock().push_back(Behind { file, pages });
+        self.kick_flusher();
+    }
+    fn flush_behind(&self) {
+        loop {
+            let Some(Behind { file, pages }) = self.behind.lock().pop_front() else { return };
+            let Some(mapping) = file.upgrade() else { continue };
+            let written = writeback::write_pages(&mapping, pages, Mode::Background, u64::MAX);
+            Self::count(&self.statistics.cleaned_behind, written);
+        }
+    }
     fn has_dirty_files(&self) -> bool {
         !self.dirty_files.lock().queue.is_empty()
     }
@@ -150,6 +175,7 @@ impl PageCache {
     pub(super) fn flusher_main(&self) {
         while !self.stopping.load(Ordering::SeqCst) {
             self.flusher_kicked.store(false, Ordering::SeqCst);
+            self.flush_behind();
             self.flush_excess();
             self.flush_expired();
             let ready = || {

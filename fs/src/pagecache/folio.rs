@@ -113,6 +113,12 @@ impl Folio {
             LockedFolio { folio: Some(self.clone()), _not_send: PhantomData }
         })
     }
+    /// The caller has its lock, from a batch of new folios: as a guard.
+    pub(crate) fn adopt(self: Arc<Self>) -> LockedFolio {
+        debug_assert!(self.is_locked());
+        check::acquired(&locks::FOLIO);
+        LockedFolio { folio: Some(self), _not_send: PhantomData }
+    }
     /// Lock if nobody holds it, without a reference: the caller is inside the index's read
     /// side, where the folio cannot go away, and unlocks before it leaves.
     #[inline]
@@ -252,6 +258,17 @@ impl Folio {
     }
     pub(super) fn set_dirty_blocks(&self, mask: BlockMask) {
         self.blocks.fetch_or(mask << DIRTY_SHIFT, Ordering::AcqRel);
+    }
+    /// Data was copied into these blocks, and the folio used by that. Was it clean?
+    pub(super) fn set_written(&self, mask: BlockMask, block_shift: u32) -> bool {
+        let before = self.blocks.fetch_or(mask | mask << DIRTY_SHIFT, Ordering::AcqRel);
+        let all = Self::all_blocks(block_shift);
+        let now = self.flags.load(Ordering::Relaxed);
+        let mut bits = DIRTY | if now & REFERENCED == 0 { REFERENCED } else { ACTIVE };
+        if (before | mask) & all == all {
+            bits |= UPTODATE;
+        }
+        self.flags.fetch_or(bits, Ordering::AcqRel) & DIRTY == 0
     }
     /// The blocks that are newer than the disk.
     pub(crate) fn dirty_blocks(&self) -> BlockMask {

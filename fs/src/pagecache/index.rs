@@ -87,6 +87,11 @@ impl Index {
     pub(crate) fn has_all(&self, mut range: core::ops::Range<u64>) -> bool {
         range.all(|index| self.get(index).is_some())
     }
+    /// How many pages at the start of `range` have no folio.
+    pub(super) fn absent_run(&self, range: core::ops::Range<u64>) -> u64 {
+        let next = self.next_from(range.start).map_or(u64::MAX, |folio| folio.index());
+        next.min(range.end).saturating_sub(range.start)
+    }
     /// The node of the last level that covers `index`.
     fn leaf(&self, index: u64) -> Option<&Node> {
         let mut node = self.root.as_deref()?;
@@ -98,7 +103,38 @@ impl Index {
     }
     /// Add a folio; false if there is one already.
     pub(super) fn insert(&mut self, folio: &Arc<Folio>) -> bool {
-        let index = folio.index();
+        self.insert_run(core::slice::from_ref(folio)) == 1
+    }
+    /// Add folios, in order, up to the first where there is one already; how many. The way
+    /// down the tree is walked once for each node of the last level.
+    pub(super) fn insert_run(&mut self, folios: &[Arc<Folio>]) -> usize {
+        let mut done = 0;
+        while let Some(first) = folios.get(done) {
+            let node = self.make_leaf(first.index());
+            let of_node = folios[done..].iter();
+            let of_node = of_node.take_while(|f| f.index() >> BITS == first.index() >> BITS);
+            let mut added = 0;
+            let mut stopped = false;
+            for folio in of_node {
+                let slot = &mut node.slots[slot_of(folio.index(), 0)];
+                if !matches!(slot, Slot::Empty) {
+                    stopped = true;
+                    break;
+                }
+                *slot = Slot::Folio(folio.clone());
+                added += 1;
+            }
+            node.used += added;
+            self.count += u64::from(added);
+            done += added as usize;
+            if stopped {
+                break;
+            }
+        }
+        done
+    }
+    /// The node of the last level that covers `index`, with those above it.
+    fn make_leaf(&mut self, index: u64) -> &mut Node {
         while self.root.is_none() || !self.covers(index) {
             let mut node = Node::new();
             if let Some(old) = self.root.take() {
@@ -119,14 +155,7 @@ impl Index {
             let Slot::Node(child) = slot else { unreachable!("inner levels hold nodes") };
             node = child;
         }
-        let slot = &mut node.slots[slot_of(index, 0)];
-        if !matches!(slot, Slot::Empty) {
-            return false;
-        }
-        *slot = Slot::Folio(folio.clone());
-        node.used += 1;
-        self.count += 1;
-        true
+        node
     }
     /// Remove the folio at `index`.
     pub(super) fn remove(&mut self, index: u64) -> Option<Arc<Folio>> {
@@ -255,6 +284,8 @@ mod tests {
                     let ours = index.next_from(key).map(|f| f.index());
                     assert_eq!(ours, model.range(key..).next().map(|(k, _)| *k));
                     assert_eq!(index.get(key).is_some(), model.contains_key(&key));
+                    let absent = (key..key + 40).take_while(|k| !model.contains_key(k)).count();
+                    assert_eq!(index.absent_run(key..key + 40), absent as u64);
                 }
             }
             assert_eq!(index.len(), model.len() as u64);

@@ -109,9 +109,11 @@ impl Lru {
             self.grow();
         }
         let slot = self.free;
-        self.free = self.entry(slot).next;
         folio.lru_slot.store(slot, Ordering::Relaxed);
-        self.entry(slot).folio = Some(folio);
+        let entry = self.entry(slot);
+        let free = entry.next;
+        entry.folio = Some(folio);
+        self.free = free;
         self.link(slot, active);
     }
     /// Take a folio off its list, if it is on one.

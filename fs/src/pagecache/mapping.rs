@@ -62,6 +62,10 @@ pub struct Mapping {
     accessed: AtomicBool,
     /// A writer closed it while data was dirty.
     closed_dirty: AtomicBool,
+    /// Where a writer that goes front to back would go on, in bytes.
+    stream_end: AtomicU64,
+    /// What that writer wrote before this byte was handed to the writeback thread.
+    stream_start: AtomicU64,
     /// On the list of dirty files; changes under its lock.
     pub(super) listed: AtomicBool,
     /// When it joined that list.
@@ -92,6 +96,8 @@ impl Mapping {
             modified_ns: AtomicU64::new(0),
             accessed: AtomicBool::new(false),
             closed_dirty: AtomicBool::new(false),
+            stream_end: AtomicU64::new(0),
+            stream_start: AtomicU64::new(0),
             listed: AtomicBool::new(false),
             dirtied_ns: AtomicU64::new(0),
         })
@@ -226,6 +232,27 @@ impl Mapping {
     /// New locked folios for the uncached pages of `range`, as far as memory is there
     /// without waiting. Each is handed to a transfer by the caller.
     pub(crate) fn create_batch(&self, range: Range<u64>, mark: Option<u64>) -> Vec<Arc<Folio>> {
+        let fresh = self.create_some(range, |tree, fresh| fresh.retain(|f| tree.insert(f)));
+        if let Some(folio) = mark.and_then(|m| fresh.iter().find(|f| f.index() >= m)) {
+            folio.set_readahead();
+        }
+        fresh
+    }
+    /// New locked folios for the first pages of `range`, as far as none is cached and
+    /// memory is there without waiting. The caller has their locks: see [`Folio::adopt`].
+    pub(crate) fn create_run(&self, range: Range<u64>) -> Vec<Arc<Folio>> {
+        let absent = self.index.read().absent_run(range.clone());
+        self.create_some(range.start..range.start + absent, |tree, fresh| {
+            let inserted = tree.insert_run(fresh);
+            fresh.truncate(inserted);
+        })
+    }
+    /// New locked folios for pages of `range`, those that `insert` keeps.
+    fn create_some(
+        &self,
+        range: Range<u64>,
+        insert: impl FnOnce(&mut Index, &mut Vec<Arc<Folio>>),
+    ) -> Vec<Arc<Folio>> {
         let pages = self.cache.try_alloc_pages((range.end - range.start) as usize);
         let folios = range.zip(pages).map(|(index, page)| {
             Folio::new_locked(self.me.clone(), index, page).hand_to_transfer()
@@ -235,19 +262,16 @@ impl Mapping {
         if fresh.is_empty() {
             return fresh;
         }
-        {
-            let mut tree = self.index.write();
-            fresh.retain(|folio| tree.insert(folio));
+        insert(&mut self.index.write(), &mut fresh);
+        let unused = charged - fresh.len() as u64;
+        if unused > 0 {
+            self.cache.uncharge(unused);
         }
-        if let Some(folio) = mark.and_then(|m| fresh.iter().find(|f| f.index() >= m)) {
-            folio.set_readahead();
-        }
-        self.cache.uncharge(charged - fresh.len() as u64);
         self.cache.inserted(self.id, &fresh);
         fresh
     }
     /// Remove a folio from the file. It is locked, clean, unmapped, not under writeback.
-    pub(super) fn detach(&self, folio: &LockedFolio) {
+    pub(crate) fn detach(&self, folio: &LockedFolio) {
         debug_assert!(!folio.is_dirty() && !folio.is_writeback() && !folio.is_mapped());
         let removed = self.index.write().remove(folio.index());
         debug_assert!(removed.is_some_and(|r| Arc::ptr_eq(&r, folio.folio())));
@@ -260,9 +284,19 @@ impl Mapping {
     /// Blocks of a locked folio are newer than the disk now.
     pub(crate) fn mark_dirty(&self, folio: &LockedFolio, blocks: BlockMask) {
         folio.set_dirty_blocks(blocks);
-        if !folio.set_dirty() {
-            return;
+        if folio.set_dirty() {
+            self.note_dirty(folio);
         }
+    }
+    /// Data was copied into blocks of a locked folio: they hold the file's, newer than
+    /// the disk, and the folio was used.
+    pub(crate) fn mark_written(&self, folio: &LockedFolio, blocks: BlockMask) {
+        if folio.set_written(blocks, self.block_shift()) {
+            self.note_dirty(folio);
+        }
+    }
+    /// A locked folio was clean and is dirty now.
+    fn note_dirty(&self, folio: &LockedFolio) {
         self.tags.lock().set(Tag::Dirty, folio.index());
         if !self.listed.load(Ordering::SeqCst)
             && let Some(me) = self.me.upgrade()
@@ -303,17 +337,37 @@ impl Mapping {
             area.write_protect(folio.index());
         });
     }
-    /// The last transfer of a folio under writeback ended.
-    pub(crate) fn end_folio_writeback(&self, folio: &Folio) {
-        // The tag goes first: nobody may start the next writeback of the folio and then
+    /// The last transfers of these folios under writeback ended.
+    pub(crate) fn end_writeback(&self, folios: &[&Folio]) {
+        // The tags go first: nobody may start the next writeback of a folio and then
         // lose its tag to us.
-        self.tags.lock().clear(Tag::Writeback, folio.index());
-        folio.end_writeback();
-        self.cache.writeback_ended();
+        {
+            let mut tags = self.tags.lock();
+            for folio in folios {
+                tags.clear(Tag::Writeback, folio.index());
+            }
+        }
+        for folio in folios {
+            folio.end_writeback();
+        }
+        self.cache.writeback_ended(folios.len() as u64);
     }
-    /// The first dirty page at or after `from`.
-    pub(crate) fn next_dirty(&self, from: u64) -> Option<u64> {
-        self.tags.lock().next(Tag::Dirty, from)
+    /// Bytes `range` were written through the cache; `IOLOCK` is held. What a writer that
+    /// goes front to back has left behind is to be written soon.
+    pub(crate) fn wrote(&self, range: Range<u64>) {
+        if range.start != self.stream_end.swap(range.end, Ordering::Relaxed) {
+            self.stream_start.store(range.start, Ordering::Relaxed);
+        }
+        let start = self.stream_start.load(Ordering::Relaxed);
+        let pages = start >> PAGE_SHIFT..range.end >> PAGE_SHIFT;
+        if pages.end.saturating_sub(pages.start) >= self.cache.write_behind_pages() {
+            self.stream_start.store(range.end, Ordering::Relaxed);
+            self.cache.write_behind(self.me.clone(), pages);
+        }
+    }
+    /// Up to `most` dirty pages of `range`, in order.
+    pub(crate) fn some_dirty(&self, range: Range<u64>, most: usize) -> Vec<u64> {
+        self.tags.lock().collect(Tag::Dirty, range, most)
     }
     /// Dirty pages.
     pub fn dirty_pages(&self) -> u64 {

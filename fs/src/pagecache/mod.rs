@@ -15,7 +15,8 @@
 //! | `folio`     | one page of a file: lock, state, per-block uptodate and dirty bits |
 //! | `index`     | a file's tree of folios |
 //! | `tags`      | which pages of a file are dirty or under writeback |
-//! | `mapping`   | one file's cache, its mapped areas, its writeback errors |
+//! | `mapping`   | one file's cache, its mapped areas |
+//! | `errseq`    | writeback errors: one file's, and who has been told of them |
 //! | `lru`       | the active and inactive lists |
 //! | `refault`   | what was evicted lately |
 //! | `readahead` | what one open file will probably read next |
@@ -53,6 +54,7 @@ mod refault;
 mod tags;
 
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -78,6 +80,9 @@ pub struct CacheConfig {
     pub background_percent: u64,
     /// Dirtiers wait above this share of the cache, in percent.
     pub dirty_percent: u64,
+    /// A file that is written front to back is written to disk this many pages behind
+    /// the writer, at most; fewer where the cache is small.
+    pub write_behind_pages: u64,
     /// A file's pages are written when they have been dirty this long.
     pub expire_ns: u64,
     /// How often the writeback thread looks for old pages.
@@ -92,6 +97,7 @@ impl Default for CacheConfig {
             max_pages: None,
             background_percent: 10,
             dirty_percent: 30,
+            write_behind_pages: 512,
             expire_ns: 5_000_000_000,
             interval_ns: 1_000_000_000,
             readahead_pages: 256,
@@ -126,6 +132,8 @@ statistics! {
     dirtied,
     /// Folios written by the writeback thread.
     cleaned_background,
+    /// Folios written behind a writer that goes front to back.
+    cleaned_behind,
     /// Folios written by callers of fsync, msync and their like.
     cleaned_sync,
     /// Folios evicted by the reclaim thread.
@@ -164,6 +172,8 @@ pub struct PageCache {
     lru: Mutex<lru::Lru>,
     refault: refault::RefaultTable,
     dirty_files: Mutex<flusher::DirtyFiles>,
+    /// What writers that go front to back have left behind them.
+    behind: Mutex<VecDeque<flusher::Behind>>,
     shrinkers: Mutex<Vec<Shrinker>>,
     /// The writeback thread sleeps here.
     flusher_wake: WaitQueue,
@@ -198,6 +208,7 @@ impl PageCache {
             lru: Mutex::new(&locks::LRU, lru::Lru::new()),
             refault: refault::RefaultTable::new(max_pages),
             dirty_files: Mutex::new(&locks::DIRTY_INODES, flusher::DirtyFiles::default()),
+            behind: Mutex::new(&locks::DIRTY_INODES, VecDeque::new()),
             shrinkers: Mutex::new(&locks::SHRINKERS, Vec::new()),
             flusher_wake: WaitQueue::new(),
             flusher_kicked: AtomicBool::new(false),

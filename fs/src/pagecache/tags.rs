@@ -1,6 +1,8 @@
 //! Which pages of a file are dirty or under writeback: so that nobody scans clean ones.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 #[derive(Clone, Copy, Default)]
 struct Chunk {
@@ -102,6 +104,18 @@ impl Tags {
         *self.counter(tag) -= u64::from(was);
         was
     }
+    /// Up to `most` pages of `range` with the tag, in order.
+    pub(super) fn collect(&self, tag: Tag, range: Range<u64>, most: usize) -> Vec<u64> {
+        let mut pages = Vec::new();
+        let mut from = range.start;
+        while pages.len() < most
+            && let Some(page) = self.next(tag, from).filter(|page| *page < range.end)
+        {
+            pages.push(page);
+            from = page + 1;
+        }
+        pages
+    }
     /// The first page at or after `from` with the tag.
     pub(super) fn next(&self, tag: Tag, from: u64) -> Option<u64> {
         let first = from / 64;
@@ -136,7 +150,11 @@ mod tests {
             match seed >> 30 & 3 {
                 0 => assert_eq!(tags.set(tag, index), set.insert(index)),
                 1 => assert_eq!(tags.clear(tag, index), set.remove(&index)),
-                _ => assert_eq!(tags.next(tag, index), set.range(index..).next().copied()),
+                _ => {
+                    assert_eq!(tags.next(tag, index), set.range(index..).next().copied());
+                    let some: Vec<u64> = set.range(index..index + 300).take(9).copied().collect();
+                    assert_eq!(tags.collect(tag, index..index + 300, 9), some);
+                }
             }
             assert_eq!(tags.count(tag), set.len() as u64);
         }

@@ -107,8 +107,12 @@ impl Process {
             TimeChange::Set(time) if u64::from(time.nanoseconds) < NS_PER_SECOND => Ok(Some(time)),
             TimeChange::Set(_) => Err(Error::Invalid("more nanoseconds than a second has")),
         };
-        let change_of =
-            SetAttr { atime: time(times[0])?, mtime: time(times[1])?, ..SetAttr::default() };
+        let change_of = SetAttr {
+            atime: time(times[0])?,
+            mtime: time(times[1])?,
+            touch: times == [TimeChange::Now; 2],
+            ..SetAttr::default()
+        };
         if times == [TimeChange::Omit; 2] {
             return Ok(());
         }

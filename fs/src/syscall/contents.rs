@@ -2,7 +2,7 @@
 
 use super::{FallocateMode, Fd, Process};
 use crate::vfs::{File, OpenFlags, SIZE_MAX, ShutdownMode, Whence};
-use crate::xfs::FileType;
+use crate::xfs::{FileType, Flags};
 use crate::{Error, Result};
 
 impl Process {
@@ -33,6 +33,9 @@ impl Process {
         if file.node().file_type() != FileType::Regular || !file.flags().writes() {
             return Err(Error::Invalid("not a regular file open for writing"));
         }
+        if file.has_flag(Flags::APPEND) {
+            return Err(Error::NotPermitted("the file is append-only"));
+        }
         file.truncate(size)
     }
     /// Change what blocks a file has.
@@ -59,6 +62,10 @@ impl Process {
         if !file.flags().writes() {
             return Err(Error::BadDescriptor);
         }
+        // Blocks may be added to what is appended to; nothing else.
+        if file.has_flag(Flags::IMMUTABLE) || !kinds.is_empty() && file.has_flag(Flags::APPEND) {
+            return Err(Error::NotPermitted("the file is immutable or append-only"));
+        }
         match file.node().file_type() {
             FileType::Regular => {}
             FileType::Directory => return Err(Error::IsDirectory),
@@ -67,7 +74,8 @@ impl Process {
         if pos + len > SIZE_MAX {
             return Err(Error::TooBig);
         }
-        file.fallocate(mode, pos, len)
+        file.fallocate(mode, pos, len)?;
+        file.settle()
     }
     /// Copy up to `len` bytes from one open file to another, sharing blocks where that
     /// can be. An offset that is not given is the file's position, which moves. The bytes
@@ -131,7 +139,8 @@ impl Process {
         if dst.flags().contains(OpenFlags::APPEND) {
             return Err(Error::BadDescriptor);
         }
-        dst.clone_range(&src, from_pos, to_pos, len)
+        dst.clone_range(&src, from_pos, to_pos, len)?;
+        dst.settle()
     }
     /// Share a range of a file with another's if both hold the same bytes
     /// (`FIDEDUPERANGE`, one destination). The bytes that are shared now; nothing if the
@@ -170,6 +179,9 @@ fn check_regular(src: &File, dst: &File) -> Result<()> {
             FileType::Directory => return Err(Error::IsDirectory),
             _ => return Err(Error::Invalid("not a regular file")),
         }
+    }
+    if dst.has_flag(Flags::IMMUTABLE) {
+        return Err(Error::NotPermitted("the file is immutable"));
     }
     Ok(())
 }

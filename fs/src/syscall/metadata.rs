@@ -6,7 +6,7 @@ use super::buffer::IoSink;
 use super::{AT_FDCWD, BufMut, Fd, Process, Stat};
 use crate::iomap::{self, Iomap, MapFlags, MapKind};
 use crate::vfs::{Node, SIZE_MAX};
-use crate::xfs::{Attributes, FileType, StatFs};
+use crate::xfs::{Attributes, FileType, ForkKind, StatFs};
 use crate::{Error, Result};
 
 bitflags::bitflags! {
@@ -128,12 +128,12 @@ impl Process {
         let file = self.file(fd)?;
         Ok(file.inode().ok_or(Error::NotTty)?.xfs().attributes())
     }
-    /// Change an open file's flags and hints, as `FS_IOC_FSSETXATTR` does.
+    /// Change an open file's flags, hints and project, as `FS_IOC_FSSETXATTR` does.
     ///
     /// # Errors
-    /// Linux's; not supported for flags that mean something which is not done.
+    /// Linux's; not supported for flags that nobody knows.
     pub fn fssetxattr(&self, fd: Fd, new: &crate::xfs::FsXattr) -> Result<()> {
-        self.file(fd)?.set_hints(new)
+        self.opened(fd)?.set_hints(new)
     }
     /// Fill `buf` with entries of an open directory, as Linux's `getdents64` does; 0 at
     /// the end. See [`dirents`].
@@ -307,6 +307,16 @@ impl Process {
         let file = self.opened(fd)?;
         let mapping = file.mapping()?;
         iomap::extents(mapping, 0, mapping.size(), each)
+    }
+    /// Tell `each` of what lies ready for copies of an open file's shared blocks, holes left
+    /// out, until it returns false.
+    ///
+    /// # Errors
+    /// As [`Process::fiemap`].
+    pub fn copies(&self, fd: Fd, each: &mut dyn FnMut(&Iomap) -> bool) -> Result<()> {
+        let file = self.opened(fd)?;
+        let inode = file.inode().ok_or(Error::NotSupported("not a regular file"))?;
+        inode.xfs().extents(ForkKind::Cow, 0, u64::MAX, &mut |extent| each(&extent.map))
     }
 }
 

@@ -27,10 +27,10 @@ const PERMISSIONS: u32 = 0o7777;
 impl Process {
     /// How this process makes an inode.
     pub(super) fn create<'a>(&self, mode: u32, kind: NewKind<'a>) -> Create<'a> {
-        let masked = mode & PERMISSIONS & !self.umask_bits();
         // Linux leaves out the set-id bits of a directory.
-        let masked = if kind == NewKind::Directory { masked & 0o1777 } else { masked };
-        Create { mode: masked as u16, uid: 0, gid: 0, kind }
+        let known = if kind == NewKind::Directory { 0o1777 } else { PERMISSIONS };
+        let umask = self.umask_bits() as u16;
+        Create { mode: (mode & known) as u16, umask, uid: 0, gid: 0, kind }
     }
     /// Make a directory.
     ///
@@ -97,7 +97,7 @@ impl Process {
         }
         // A link's own mode means nothing; the umask does not apply.
         let kind = NewKind::Symlink(target);
-        let create = Create { mode: 0o777, uid: 0, gid: 0, kind };
+        let create = Create { mode: 0o777, umask: 0, uid: 0, gid: 0, kind };
         self.ns.make(&self.base(dir, path)?, path, &create)
     }
     /// Give a file another name.

@@ -12,8 +12,8 @@ use super::AT_FDCWD;
 use crate::mm::AddressSpace;
 use crate::platform::{Environment, Memory, PageTable};
 use crate::vfs::{CharDevice, CharNode, File, Namespace, Node, OpenFlags, Resolved};
-use crate::xfs::FileType;
 use crate::xfs::namespace::NewKind;
+use crate::xfs::{FileType, Flags};
 use crate::{Error, Result, locks};
 
 /// A descriptor: the number of an open file.
@@ -266,9 +266,14 @@ impl Process {
     /// Change `APPEND`, `DIRECT` and their like (`F_SETFL`).
     ///
     /// # Errors
-    /// It is not open.
+    /// It is not open; an append-only file stays one that appends.
     pub fn set_flags(&self, fd: Fd, flags: OpenFlags) -> Result<()> {
-        self.opened(fd)?.set_flags(flags);
+        let file = self.opened(fd)?;
+        let turned = (file.flags() ^ flags).contains(OpenFlags::APPEND);
+        if turned && file.has_flag(Flags::APPEND) {
+            return Err(Error::NotPermitted("the file is append-only"));
+        }
+        file.set_flags(flags);
         Ok(())
     }
     /// Is a descriptor closed when the process executes another program (`F_GETFD`)?

@@ -51,11 +51,14 @@ impl FileSystem {
     }
     /// Do what needs space. If there is none, first write what is dirty, if anything is:
     /// what was promised for it beyond what it takes is free then; and so is what lies
-    /// ready behind the ends of files.
+    /// ready behind the ends of files and for copies.
     fn with_room<T>(&self, mut op: impl FnMut() -> Result<T>) -> Result<T> {
         match op() {
             Err(Error::NoSpace)
-                if self.inodes().iter().any(|i| !i.is_clean() || i.xfs().holds_ahead()) =>
+                if self
+                    .inodes()
+                    .iter()
+                    .any(|i| !i.is_clean() || i.xfs().holds_ahead() || i.xfs().holds_copies()) =>
             {
                 self.make_room()?;
                 op()
@@ -86,6 +89,8 @@ impl FileSystem {
         linkable: bool,
     ) -> Result<Arc<Inode>> {
         self.writable()?;
+        // What it inherits stays what it is.
+        let _names = dir.iolock.read();
         let made = self.with_room(|| self.mount.create_unnamed(&dir.xfs, create))?;
         let inode = self.adopt(made, true);
         inode.linkable.store(linkable, Ordering::Release);

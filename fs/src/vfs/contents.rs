@@ -7,11 +7,12 @@
 use alloc::sync::Arc;
 use alloc::vec;
 
-use super::{ByteSink, ByteSource, FallocateMode, File, FileSystem, Inode, Place, SIZE_MAX};
+use super::{ByteSink, ByteSource, FallocateMode, File, FileSystem, Inode};
+use super::{OpenFlags, Place, SIZE_MAX};
 use crate::iomap::{self, Change, Layout, Side};
 use crate::pagecache::Mapping;
 use crate::platform::Page;
-use crate::xfs;
+use crate::xfs::{self, Flags};
 use crate::{Error, Result};
 
 /// A regular file and what is cached of it.
@@ -61,7 +62,7 @@ impl Place {
 
 impl FileSystem {
     /// Get back what space can be had: write what is dirty, and give up what lies ready
-    /// behind the ends of files. No lock is held.
+    /// behind the ends of files and for copies of shared blocks. No lock is held.
     ///
     /// # Errors
     /// Those of making it durable.
@@ -73,9 +74,25 @@ impl FileSystem {
             {
                 log::debug!("{}: blocks behind its end stay: {e}", inode.ino());
             }
+            if inode.xfs().holds_copies()
+                && let Ok(mapping) = inode.mapping()
+                && let Some(_contents) = inode.iolock.try_write()
+                && let Some(dropped) = quietly(mapping, || inode.xfs().drop_copies())
+                && let Err(e) = dropped
+            {
+                log::debug!("{}: what lies ready for copies stays: {e}", inode.ino());
+            }
         }
         Ok(())
     }
+}
+
+/// Do this while nothing of a file is dirty or on its way to disk, and no store can make it
+/// so; nothing if something is dirty. `IOLOCK` is held exclusive.
+fn quietly<T>(mapping: &Mapping, work: impl FnOnce() -> T) -> Option<T> {
+    let _no_faults = mapping.invalidate_lock().write();
+    mapping.wait_writeback(0..u64::MAX);
+    (mapping.dirty_pages() == 0).then(work)
 }
 
 /// The side of a clone that `file` is.
@@ -110,7 +127,9 @@ impl File {
     /// # Errors
     /// No inode of a file system; those of [`xfs::Inode::set_hints`].
     pub fn set_hints(&self, new: &xfs::FsXattr) -> Result<()> {
-        let inode = self.inode().ok_or(Error::NotTty)?;
+        let place = self.node().place().ok_or(Error::NotTty)?;
+        place.alive()?;
+        let inode = &place.inode;
         let _contents = inode.iolock.write();
         inode.xfs().set_hints(new)
     }
@@ -133,7 +152,11 @@ impl File {
         let change = || {
             let _contents = place.inode.iolock.write();
             place.modified(mapping);
-            iomap::change(mapping, &**place.inode.xfs(), what, pos..pos + len, keep)
+            iomap::change(mapping, &**place.inode.xfs(), what, pos..pos + len, keep)?;
+            if what == Change::Unshare {
+                quietly(mapping, || place.inode.xfs().settle_reflink()).transpose()?;
+            }
+            Ok(())
         };
         match change() {
             Err(Error::NoSpace) => {
@@ -142,6 +165,16 @@ impl File {
             }
             done => done,
         }
+    }
+    /// What changed the file's blocks is durable afterwards, if every write to it is.
+    ///
+    /// # Errors
+    /// Those of the log.
+    pub fn settle(&self) -> Result<()> {
+        if !self.flags().contains(OpenFlags::DSYNC) && !self.has_flag(Flags::SYNC) {
+            return Ok(());
+        }
+        self.node().place().map_or(Ok(()), |place| place.make_durable(false))
     }
     /// The contents of a regular file on a file system that may change it.
     fn changeable(&self) -> Result<Contents<'_>> {

@@ -11,7 +11,7 @@ use super::{Stat, directory};
 use crate::mm::{MappedFile, Prot};
 use crate::pagecache::{ErrSeq, Mapping, Readahead};
 use crate::platform::PAGE_SIZE;
-use crate::xfs::FileType;
+use crate::xfs::{FileType, Flags};
 use crate::{Error, Result, iomap, locks};
 
 bitflags::bitflags! {
@@ -137,8 +137,13 @@ impl File {
                 _ if node.place().is_some() => return Err(Error::NoData),
                 _ => {}
             }
-            if flags.writes() && node.place().is_some_and(|p| p.fs.readonly()) {
-                return Err(Error::ReadOnly("mounted read-only"));
+            if flags.writes()
+                && let Some(place) = node.place()
+            {
+                if place.fs.readonly() {
+                    return Err(Error::ReadOnly("mounted read-only"));
+                }
+                check_openable(&place.inode, flags)?;
             }
         }
         if let Some(Ok(mapping)) = node.place().map(|p| p.inode.mapping()) {
@@ -174,6 +179,10 @@ impl File {
     /// The inode, if the file is one on a file system.
     pub fn inode(&self) -> Option<&Arc<Inode>> {
         self.node.place().map(|p| &p.inode)
+    }
+    /// Has the inode this flag?
+    pub(crate) fn has_flag(&self, flag: Flags) -> bool {
+        self.inode().is_some_and(|inode| inode.xfs.flags().contains(flag))
     }
     /// The place, with its contents, of a regular file.
     #[inline]
@@ -268,6 +277,7 @@ impl File {
             return Ok((pos, done));
         }
         let (place, mapping) = self.regular()?;
+        let durable = durable || place.inode.xfs.flags().contains(Flags::SYNC);
         if source.remaining() == 0 {
             return Ok((pos, 0));
         }
@@ -518,6 +528,9 @@ impl MappedFile for File {
         if !flags.reads() || (shared && prot.contains(Prot::WRITE) && !flags.writes()) {
             return Err(Error::Access);
         }
+        if shared && flags.writes() && self.has_flag(Flags::APPEND) {
+            return Err(Error::Access);
+        }
         self.mapping().cloned().map_err(|_| Error::NoDevice)
     }
     fn readahead(&self) -> &Mutex<Readahead> {
@@ -540,6 +553,18 @@ impl MappedFile for File {
             place.modified(mapping);
         }
     }
+}
+
+/// May an inode be opened for writing in this way?
+fn check_openable(inode: &Inode, flags: OpenFlags) -> Result<()> {
+    let is = inode.xfs.flags();
+    if is.contains(Flags::IMMUTABLE) {
+        return Err(Error::NotPermitted("the file is immutable"));
+    }
+    if is.contains(Flags::APPEND) && !flags.contains(OpenFlags::APPEND) {
+        return Err(Error::NotPermitted("the file is append-only"));
+    }
+    Ok(())
 }
 
 /// A write of `len` bytes at `pos` ends within the limit.

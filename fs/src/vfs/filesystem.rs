@@ -267,10 +267,6 @@ impl FileSystem {
         };
         self.inode(known.ok_or(Error::NotFound)?)
     }
-    /// Forget that `name` in `dir` was looked up: it changed.
-    pub fn forget_name(&self, dir: Ino, name: &[u8]) {
-        self.dentries.forget(dir, name);
-    }
     pub(super) fn inodes(&self) -> Vec<Arc<Inode>> {
         self.table.lock().inodes.values().filter_map(Entry::get).collect()
     }

@@ -15,7 +15,13 @@
 //! everybody who waited: neither I/O errors nor damage are remembered.
 //!
 //! The cache is bounded. A clock hand goes round the index and drops what was not
-//! looked up since it last passed and is held by nobody.
+//! looked up since it last passed and is held by nobody. What is logged and not in place
+//! cannot go: when there is too much of that, the next transaction, and the next step of
+//! one under way, writes the oldest of it in place first ([`Log::make_room`]). In the
+//! middle of a step nobody waits: the cache then exceeds its limit by what the steps under
+//! way change at most.
+//!
+//! [`Log::make_room`]: super::log::Log::make_room
 //!
 //! Locks: `BUFFER_CACHE` (the index, held for moments, never across I/O), `BUFFER` (one
 //! block's contents). Readers of a tree hold the contents of one block at a time.
@@ -24,7 +30,7 @@ use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
-use holdfast_sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use holdfast_sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use holdfast_sync::{Condvar, Mutex, RwLock, RwLockReadGuard, WaitQueue};
 
 use super::buf_index::{BufferIndex, Key, Turn};
@@ -41,6 +47,8 @@ use crate::platform::{Memory, PAGE_SIZE, Page};
 const CHUNK_BYTES: usize = 64 << 10;
 /// Buffers looked at for each new one while there are too many.
 const EVICT_STEPS: usize = 64;
+/// When the cache is full this part of it is freed.
+const ROOM_PART: usize = 8;
 /// Pages kept back for reading and writing when memory is out.
 const RESERVE_PAGES: usize = 4;
 
@@ -75,38 +83,6 @@ const LOADING: u32 = 0;
 const FAILED: u32 = 1;
 /// Ready buffers have this plus their kind.
 const READY: u32 = 2;
-
-const KINDS: [BlockKind; 21] = [
-    BlockKind::Agf,
-    BlockKind::Agi,
-    BlockKind::Agfl,
-    BlockKind::Bnobt,
-    BlockKind::Cntbt,
-    BlockKind::Inobt,
-    BlockKind::Finobt,
-    BlockKind::Rmapbt,
-    BlockKind::Refcountbt,
-    BlockKind::Bmbt,
-    BlockKind::Inodes,
-    BlockKind::DirBlock,
-    BlockKind::DirData,
-    BlockKind::DirLeaf1,
-    BlockKind::DirLeafN,
-    BlockKind::DirFree,
-    BlockKind::DaNode,
-    BlockKind::AttrLeaf,
-    BlockKind::AttrRemote,
-    BlockKind::Symlink,
-    BlockKind::Superblock,
-];
-
-const _: () = {
-    let mut i = 0;
-    while i < KINDS.len() {
-        assert!(KINDS[i] as usize == i, "KINDS lists the kinds in order");
-        i += 1;
-    }
-};
 
 /// A metadata block in memory.
 pub struct Buffer {
@@ -170,7 +146,7 @@ impl Buffer {
     /// What it was verified as.
     pub fn kind(&self) -> BlockKind {
         let index = self.state.load(Ordering::Acquire).saturating_sub(READY);
-        KINDS[(index as usize).min(KINDS.len() - 1)]
+        BlockKind::ALL[(index as usize).min(BlockKind::ALL.len() - 1)]
     }
     pub(super) fn store_kind(&self, kind: BlockKind) {
         self.state.store(READY + kind as u32, Ordering::Release);
@@ -221,6 +197,10 @@ pub struct BufferStatistics {
 pub struct BufferCache {
     target: Arc<Target>,
     limit_bytes: usize,
+    /// More than so many bytes are too many: the limit, unless they could not be made
+    /// fewer.
+    full_at: AtomicUsize,
+    is_full: AtomicBool,
     index: Mutex<Index>,
     reserve: Mutex<Vec<Page>>,
     returned: Condvar,
@@ -246,6 +226,8 @@ impl BufferCache {
         Ok(Self {
             target: Arc::new(Target { queue, memory, geometry, journal }),
             limit_bytes,
+            full_at: AtomicUsize::new(limit_bytes),
+            is_full: AtomicBool::new(false),
             index: Mutex::new(&BUFFER_CACHE, Index { buffers: BufferIndex::new(), bytes: 0 }),
             reserve: Mutex::new(&STATE, reserve),
             returned: Condvar::new(),
@@ -293,8 +275,33 @@ impl BufferCache {
         let buffer = Arc::new(Buffer::loading(runs, &self.target));
         if index.buffers.insert(key, buffer.clone()).is_none() {
             index.bytes += key.1 as usize;
+            if index.bytes > self.full_at.load(Ordering::Relaxed) {
+                self.is_full.store(true, Ordering::Relaxed);
+            }
         }
         buffer
+    }
+    /// Are there too many blocks in memory, none of which could be dropped lately?
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
+    }
+    /// Drop what can be until there is some room again. Is there none?
+    pub(super) fn has_no_room(&self) -> bool {
+        let mut index = self.index.lock();
+        let enough = self.limit_bytes - self.limit_bytes / ROOM_PART;
+        evict(&mut index, usize::MAX, usize::MAX, |index| index.bytes > enough);
+        index.bytes > enough
+    }
+    /// Room was made, as much as there could be.
+    pub(super) fn made_room(&self) {
+        let index = self.index.lock();
+        // If that was in vain, it is not tried again for each block.
+        let next = match index.bytes > self.limit_bytes {
+            true => index.bytes + self.limit_bytes / ROOM_PART,
+            false => self.limit_bytes,
+        };
+        self.full_at.store(next, Ordering::Relaxed);
+        self.is_full.store(false, Ordering::Relaxed);
     }
     /// Metadata is written through this log from now on.
     pub(super) fn set_journal(&self, journal: Weak<dyn Journal>) {

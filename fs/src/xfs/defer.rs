@@ -63,14 +63,8 @@ impl Deferred {
         fork: ForkKind,
         extent: &super::ondisk::bmbt::Extent,
     ) -> Self {
-        let mut flags = operation;
-        if fork == ForkKind::Attr {
-            flags |= log_intents::rmap::ATTR_FORK;
-        }
-        if extent.unwritten {
-            flags |= log_intents::rmap::UNWRITTEN;
-        }
-        Self::Rmap(map_extent(ino, extent, flags))
+        let flags = [log_intents::rmap::ATTR_FORK, log_intents::rmap::UNWRITTEN];
+        Self::Rmap(map_extent(operation, ino, fork, extent, flags))
     }
     /// Change the references of blocks; `operation` is one of [`log_intents::refcount`].
     pub const fn refcount(operation: u32, start: FsBlock, blocks: u32) -> Self {
@@ -83,14 +77,8 @@ impl Deferred {
         fork: ForkKind,
         extent: &super::ondisk::bmbt::Extent,
     ) -> Self {
-        let mut flags = operation;
-        if fork == ForkKind::Attr {
-            flags |= log_intents::bmap::ATTR_FORK;
-        }
-        if extent.unwritten {
-            flags |= log_intents::bmap::UNWRITTEN;
-        }
-        Self::Bmap(map_extent(ino, extent, flags))
+        let flags = [log_intents::bmap::ATTR_FORK, log_intents::bmap::UNWRITTEN];
+        Self::Bmap(map_extent(operation, ino, fork, extent, flags))
     }
     fn intent(group: &[Self]) -> Option<Intent> {
         Some(match group.first()? {
@@ -110,7 +98,22 @@ impl Deferred {
     }
 }
 
-const fn map_extent(ino: Ino, extent: &super::ondisk::bmbt::Extent, flags: u32) -> MapExtent {
+/// An extent of a file in an intent, with the intent's flags for attribute forks and for
+/// extents that are unwritten.
+fn map_extent(
+    operation: u32,
+    ino: Ino,
+    fork: ForkKind,
+    extent: &super::ondisk::bmbt::Extent,
+    [attr_fork, unwritten]: [u32; 2],
+) -> MapExtent {
+    let mut flags = operation;
+    if fork == ForkKind::Attr {
+        flags |= attr_fork;
+    }
+    if extent.unwritten {
+        flags |= unwritten;
+    }
     MapExtent {
         owner: ino.0,
         start: extent.block,
@@ -273,33 +276,5 @@ impl Item for IntentItem {
     }
     fn push(self: Arc<Self>, _: &mut Plug<'_>) -> Result<Pushed> {
         Ok(Pushed::Waiting)
-    }
-}
-
-/// The end of an intent in the log.
-pub(super) struct DoneItem {
-    intent: u64,
-}
-
-impl DoneItem {
-    pub(super) const fn new(intent: u64) -> Self {
-        Self { intent }
-    }
-}
-
-impl Item for DoneItem {
-    fn key(&self) -> ItemKey {
-        ItemKey::Done(self.intent)
-    }
-    fn pin(&self) {}
-    fn unpin(&self) {}
-    fn committed(&self, _: Lsn) -> Option<Lsn> {
-        None
-    }
-    fn push(self: Arc<Self>, _: &mut Plug<'_>) -> Result<Pushed> {
-        Ok(Pushed::Waiting)
-    }
-    fn ends_intent(&self) -> Option<u64> {
-        Some(self.intent)
     }
 }

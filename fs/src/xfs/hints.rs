@@ -9,20 +9,30 @@ use super::ondisk::superblock::RoCompat;
 use super::types::FileType;
 use crate::error::{Error, Result};
 
-/// `FS_XFLAG_COWEXTSIZE`.
+/// `FS_XFLAG_DAX`, `FS_XFLAG_COWEXTSIZE`: on disk they lie elsewhere.
+const DAX: u32 = 0x8000;
 const COW_EXTSIZE: u32 = 0x1_0000;
 /// Those that tell how an inode is, and that nobody sets.
 const TOLD: u32 = 0x8000_0002;
-/// Those that can be changed: the others mean something that is not done here.
-const CHANGEABLE: u32 = Flags::NODUMP
+/// What any inode can be given.
+const FOR_ANY: Flags = Flags::IMMUTABLE
+    .union(Flags::APPEND)
+    .union(Flags::SYNC)
+    .union(Flags::NOATIME)
+    .union(Flags::NODUMP)
     .union(Flags::NO_DEFRAG)
-    .union(Flags::EXTSIZE)
-    .union(Flags::EXTSIZE_INHERIT)
-    .bits() as u32
-    | COW_EXTSIZE;
+    .union(Flags::FILESTREAM);
+/// What directories can be given besides: most of it is for what is made in them.
+const FOR_DIRECTORIES: Flags = Flags::RT_INHERIT
+    .union(Flags::PROJ_INHERIT)
+    .union(Flags::NO_SYMLINKS)
+    .union(Flags::EXTSIZE_INHERIT);
+/// All that a call can name.
+const KNOWN: u32 =
+    FOR_ANY.union(FOR_DIRECTORIES).union(Flags::EXTSIZE).bits() as u32 | DAX | COW_EXTSIZE;
 
-/// What `FS_IOC_FSSETXATTR` takes, but for the project.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What `FS_IOC_FSSETXATTR` takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FsXattr {
     /// The `FS_XFLAG_*` bits, all of them.
     pub xflags: u32,
@@ -30,15 +40,28 @@ pub struct FsXattr {
     pub extsize: u32,
     /// The same for copies of shared blocks.
     pub cowextsize: u32,
+    /// The project.
+    pub projid: u32,
+}
+
+/// Those of the flags that an inode of this kind keeps; the others are passed over, as
+/// Linux does.
+const fn kept(kind: FileType) -> Flags {
+    match kind {
+        FileType::Directory => FOR_ANY.union(FOR_DIRECTORIES),
+        FileType::Regular => FOR_ANY.union(Flags::EXTSIZE),
+        _ => FOR_ANY,
+    }
 }
 
 impl Inode {
-    /// Change flags and hints. A hint of nothing takes its flag away.
+    /// Change flags, hints and the project. A hint of nothing takes its flag away. `IOLOCK`
+    /// is held exclusive.
     ///
     /// # Errors
     /// Invalid: a hint that does not fit this kind of file, is no multiple of the block size
-    /// or too large, or comes when the file has blocks. Not supported: other flags. Those of
-    /// transactions.
+    /// or too large, or comes when the file has blocks; a realtime file. Not supported:
+    /// flags that nobody knows. Those of transactions.
     pub fn set_hints(&self, new: &FsXattr) -> Result<()> {
         let mount = self.mount();
         let tp = mount.begin(mount.reservations().ichange, 0)?;
@@ -47,13 +70,18 @@ impl Inode {
         let xflags = self.checked(&ip.core, new, !ip.delayed.data.is_empty())?;
         let (now, log) = (tp.now(), mount.geometry().block_log);
         let core = ip.core_mut();
-        let fixed = core.flags.bits() & !(CHANGEABLE as u16);
-        core.flags = Flags::from_bits_retain(fixed | (xflags & CHANGEABLE) as u16);
+        let changeable = kept(self.file_type());
+        let wanted = Flags::from_bits_retain((xflags & KNOWN & 0x7fff) as u16) & changeable;
+        core.flags = core.flags.difference(changeable) | wanted;
+        core.flags2.set(Flags2::DAX, xflags & DAX != 0);
         core.flags2.set(Flags2::COW_EXTSIZE, xflags & COW_EXTSIZE != 0);
         let either = Flags::EXTSIZE | Flags::EXTSIZE_INHERIT;
         core.extsize = if core.flags.intersects(either) { new.extsize >> log } else { 0 };
         core.cow_extsize = if xflags & COW_EXTSIZE != 0 { new.cowextsize >> log } else { 0 };
+        core.projid = new.projid;
         core.ctime = now;
+        let flags = core.flags;
+        self.publish_flags(flags);
         tp.commit(&mut [&mut ip])?;
         Ok(())
     }
@@ -61,8 +89,11 @@ impl Inode {
     fn checked(&self, core: &InodeCore, new: &FsXattr, reserved: bool) -> Result<u32> {
         let geometry = self.mount().geometry();
         let mut xflags = new.xflags;
-        if (xflags ^ super::inode::xflags(core)) & !(CHANGEABLE | TOLD) != 0 {
-            return Err(Error::NotSupported("a flag of a file that cannot be changed"));
+        if xflags & u32::from(Flags::REALTIME.bits()) != 0 {
+            return Err(Error::Invalid("there is no realtime device"));
+        }
+        if xflags & !(KNOWN | TOLD) != 0 {
+            return Err(Error::NotSupported("a flag of a file that nobody knows"));
         }
         let hint = u32::from((Flags::EXTSIZE | Flags::EXTSIZE_INHERIT).bits());
         if new.extsize == 0 {
@@ -74,6 +105,9 @@ impl Inode {
         let has = |flag: Flags| xflags & u32::from(flag.bits()) != 0;
         let (file, directory) = (FileType::Regular, FileType::Directory);
         let kind = self.file_type();
+        if xflags & DAX != 0 && kind != file && kind != directory {
+            return Err(Error::Invalid("direct access to what has no contents"));
+        }
         if has(Flags::EXTSIZE) && kind != file || has(Flags::EXTSIZE_INHERIT) && kind != directory {
             return Err(Error::Invalid("an extent size hint for what cannot have one"));
         }

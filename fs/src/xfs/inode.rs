@@ -13,10 +13,10 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
-use holdfast_sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use holdfast_sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use holdfast_sync::{Mutex, RwLock, RwLockReadGuard};
 
-use super::bmap::Delayed;
+use super::bmap::{Delayed, Reserved};
 use super::buf::Run;
 use super::extents::{self, ExtentList, ForkSource, NO_EXTENTS};
 use super::inode_item::{InodeItem, LockedInode};
@@ -110,6 +110,10 @@ pub struct Inode {
     data_sequence: AtomicU64,
     attr_sequence: AtomicU64,
     cow_sequence: AtomicU64,
+    /// The flags of the core, for who takes no lock.
+    flags: AtomicU32,
+    /// It is known that there is no default access control list.
+    no_default_acl: AtomicBool,
     /// Times changed that no transaction has logged since.
     pub(super) times_pending: AtomicBool,
     /// The last write had to reserve space: the next one will not look for it first.
@@ -119,6 +123,8 @@ pub struct Inode {
     pub(super) item: Mutex<InodeItem>,
     pub(super) me: Weak<Inode>,
 }
+
+static NOTHING_RESERVED: Reserved = Reserved::new();
 
 /// A look at an inode under `ILOCK`, the extents of one fork being loaded.
 pub(super) struct Locked<'a> {
@@ -139,6 +145,14 @@ impl Locked<'_> {
     pub(super) fn delayed(&self) -> &Delayed {
         &self.state.delayed
     }
+    /// What is reserved for the fork.
+    pub(super) fn reserved(&self) -> &Reserved {
+        match self.kind {
+            ForkKind::Data => &self.state.delayed.data,
+            ForkKind::Cow => &self.state.delayed.cow_reserved,
+            ForkKind::Attr => &NOTHING_RESERVED,
+        }
+    }
     /// Does it ask for extents of at least its hint's size?
     pub(super) fn has_extent_hint(&self) -> bool {
         self.state.core.flags.contains(Flags::EXTSIZE)
@@ -151,6 +165,7 @@ impl Locked<'_> {
     pub(super) fn extents(&self) -> &ExtentList {
         match self.fork() {
             Some(Fork::Extents(extents)) => &extents.list,
+            _ if self.kind == ForkKind::Cow => &self.state.delayed.cow,
             _ => &NO_EXTENTS,
         }
     }
@@ -217,6 +232,8 @@ impl Inode {
             data_sequence: AtomicU64::new(1),
             attr_sequence: AtomicU64::new(1),
             cow_sequence: AtomicU64::new(1),
+            flags: AtomicU32::new(core.flags.bits().into()),
+            no_default_acl: AtomicBool::new(core.attr_format.is_none()),
             times_pending: AtomicBool::new(false),
             reserving: AtomicBool::new(false),
             state: RwLock::new(&ILOCK, State { core, data, attr, delayed: Delayed::default() }),
@@ -253,6 +270,25 @@ impl Inode {
     pub(super) fn publish_size(&self, size: u64) {
         self.size.store(size, Ordering::Release);
     }
+    /// The flags that programs set. Takes no lock.
+    #[inline]
+    pub fn flags(&self) -> Flags {
+        Flags::from_bits_retain(self.flags.load(Ordering::Relaxed) as u16)
+    }
+    /// Remember the flags, for who takes no lock. `ILOCK` is held exclusive.
+    pub(super) fn publish_flags(&self, flags: Flags) {
+        self.flags.store(flags.bits().into(), Ordering::Relaxed);
+    }
+    /// Is it known that there is no default access control list? Takes no lock; `IOLOCK`
+    /// keeps it true.
+    #[inline]
+    pub(super) fn lacks_default_acl(&self) -> bool {
+        self.no_default_acl.load(Ordering::Relaxed)
+    }
+    /// There is no default access control list, or there may be one.
+    pub(super) fn note_default_acl(&self, may_be: bool) {
+        self.no_default_acl.store(!may_be, Ordering::Relaxed);
+    }
     /// Bytes with what is in the page cache only.
     pub(super) fn eof(&self) -> u64 {
         self.eof.load(Ordering::Acquire)
@@ -279,6 +315,20 @@ impl Inode {
     /// Lock exclusive.
     pub(super) fn lock_exclusive(&self) -> LockedInode<'_> {
         LockedInode::new(self, self.state.write())
+    }
+    /// Nothing may change it, or it may only be appended to.
+    ///
+    /// # Errors
+    /// Not permitted, if so.
+    pub(super) fn check_changeable(&self) -> Result<()> {
+        if self.flags().intersects(Flags::IMMUTABLE | Flags::APPEND) {
+            return Err(Error::NotPermitted("the file is immutable or append-only"));
+        }
+        Ok(())
+    }
+    /// Lock exclusive unless that would wait.
+    pub(super) fn try_lock_exclusive(&self) -> Option<LockedInode<'_>> {
+        self.state.try_write().map(|state| LockedInode::new(self, state))
     }
     /// May it share blocks with other files?
     pub fn is_reflink(&self) -> bool {

@@ -119,10 +119,8 @@ impl Inode {
     /// The map at `pos` as readers see it. `ILOCK` is held.
     fn map_at(&self, locked: &Locked<'_>, pos: u64, kind: ForkKind) -> Iomap {
         let block = FileBlock(pos >> self.shift());
-        let none = bmap::Reserved::new();
-        let reserved = if kind == ForkKind::Data { &locked.delayed().data } else { &none };
         let cookie = self.cookie(locked.state(), kind);
-        self.iomap(find(locked.extents(), reserved, block), cookie)
+        self.iomap(find(locked.extents(), locked.reserved(), block), cookie)
     }
     /// Cut a map to the part within these blocks, which it overlaps.
     fn clip(&self, map: Iomap, range: Range<FileBlock>) -> Iomap {
@@ -145,7 +143,7 @@ impl Inode {
     }
     /// How far the blocks of `extent` from `at` on are alike in being shared or not, as
     /// far as `end`, and which.
-    fn shared_at(
+    pub(super) fn shared_at(
         &self,
         extent: &Extent,
         at: FileBlock,
@@ -234,16 +232,11 @@ impl Inode {
             }
         }
         let appends = purpose == Purpose::Write && pos.saturating_add(len) > self.eof();
-        self.begin_reserving(range, appends, purpose != Purpose::Fault)
+        self.begin_reserving(range, appends)
     }
     /// The map for a write, with space reserved if there is none: then it is of what was
     /// reserved, and new.
-    fn begin_reserving(
-        &self,
-        range: Range<FileBlock>,
-        appends: bool,
-        aligned: bool,
-    ) -> Result<Iomap> {
+    fn begin_reserving(&self, range: Range<FileBlock>, appends: bool) -> Result<Iomap> {
         let mut ip = self.lock_exclusive();
         ip.load(ForkKind::Data)?;
         let missing = match self.look_for_write(&ip, extents_of(&ip, ForkKind::Data), &range)? {
@@ -258,7 +251,7 @@ impl Inode {
             Missing::Hole(end) => end,
             Missing::Delalloc(_) => return Err(Error::Busy),
         };
-        if aligned && ip.core.flags.contains(Flags::EXTSIZE) && ip.core.extsize > 1 {
+        if ip.core.flags.contains(Flags::EXTSIZE) && ip.core.extsize > 1 {
             drop(ip);
             return self.begin_aligned(&range);
         }
@@ -329,10 +322,10 @@ impl Inode {
         let Missing::Copy(stop) = missing else { return Err(Error::Busy) };
         self.reserve_copy(&mut ip, range.start..stop)
     }
-    /// Reserve copies for shared blocks, as far as there is space. The map still says what
-    /// they are copied from.
+    /// Reserve copies for shared blocks, as far as there is space, and ahead of them, which
+    /// later writes will find. The map still says what they are copied from.
     fn reserve_copy(&self, ip: &mut LockedInode<'_>, shared: Range<FileBlock>) -> Result<Iomap> {
-        let fresh = self.reserve_some(ip, ForkKind::Cow, shared)?;
+        let fresh = self.reserve_copies(ip, shared)?;
         let cookie = self.cookie(ip, ForkKind::Data);
         let lies = find(extents_of(ip, ForkKind::Data), &ip.delayed.data, fresh.start);
         let mut map = self.clip(self.iomap(lies, cookie), fresh);
@@ -441,17 +434,9 @@ impl Inode {
             map = self.clip(map, block..end);
             map.flags.set(MapFlags::SHARED, shared);
         }
-        let reserved = if kind == ForkKind::Data { locked.delayed().data.end().0 } else { 0 };
-        let last = map.end_bytes() >= locked.extents().end().0.max(reserved) << shift;
+        let end = locked.extents().end().max(locked.reserved().end());
+        let last = map.end_bytes() >= end.0 << shift;
         Ok(Some((map, last)))
-    }
-    /// A map of the attribute fork at byte `pos` of its address space.
-    ///
-    /// # Errors
-    /// I/O errors and damage.
-    pub fn attr_map(&self, pos: u64) -> Result<Iomap> {
-        let locked = self.lock(ForkKind::Attr)?;
-        Ok(self.map_at(&locked, pos.min(MAX_BYTES - 1), ForkKind::Attr))
     }
     /// Copies of all extents of a fork that lie on disk.
     ///

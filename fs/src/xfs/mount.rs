@@ -226,6 +226,8 @@ impl Mount {
         });
         let sb = &mount.superblock;
         mount.counters.set(sb.blocks_free, sb.inodes, sb.inodes_free);
+        // They hold the log's tail from the first transaction on.
+        let unfinished = unfinished.map(|intents| recovery::hold(&mount, intents));
         if !readonly {
             mount.prepare_writing(unfinished.is_some())?;
         }
@@ -249,9 +251,12 @@ impl Mount {
     }
     /// What a mount for writing needs: exact counters, and the rest of recovery.
     fn prepare_writing(self: &Arc<Self>, recovered: bool) -> Result<(), MountError> {
+        let lost = super::alloc::freelist::mend(self)?;
         if recovered {
             let (blocks, inodes, free) = self.count_headers()?;
             self.counters.set(blocks, inodes, free);
+        } else {
+            self.counters.withhold(lost);
         }
         super::alloc::prepare(self)?;
         Ok(())

@@ -10,6 +10,7 @@
 use holdfast_sync::atomic::Ordering;
 
 use super::inode::Inode;
+use super::ondisk::inode::Flags;
 use super::types::Timestamp;
 use crate::Result;
 
@@ -34,9 +35,9 @@ impl Inode {
         self.times_pending.store(true, Ordering::Release);
     }
     /// The contents are read now. The time is noted if the last one is not later than the
-    /// last change, or a day old.
+    /// last change, or a day old; never of a file that asks for none.
     pub fn note_accessed(&self) {
-        if self.mount().readonly() {
+        if self.mount().readonly() || self.flags().contains(Flags::NOATIME) {
             return;
         }
         let now = self.mount().now();

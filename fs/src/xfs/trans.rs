@@ -27,11 +27,11 @@ use holdfast_sync::MutexGuard;
 
 use super::buf::{Buffer, Run};
 use super::buf_item::Edit;
-use super::defer::{Deferred, DoneItem, IntentItem};
+use super::defer::{Deferred, IntentItem};
 use super::inode::Inode;
 use super::inode_item::{LockedInode, LogFields};
-use super::log::Ticket;
 use super::log::item::{CommitSeq, Item, ItemKey, Journal, LogItem, Lsn, Pushed, Vectors};
+use super::log::{Log, Ticket};
 use super::mount::Mount;
 use super::ondisk::block::BlockKind;
 use super::ondisk::log_intents::{Done, Intent};
@@ -93,6 +93,8 @@ pub struct Trans<'m> {
     blocks_reserved: u64,
     blocks_freed: u64,
     inodes_delta: (i64, i64),
+    /// See [`Trans::is_short`].
+    short: bool,
 }
 
 impl Mount {
@@ -101,11 +103,47 @@ impl Mount {
     /// # Errors
     /// Mounted read-only, shut down, no space.
     pub fn begin(&self, reservation: Reservation, blocks: u64) -> Result<Trans<'_>> {
-        let Some(log) = self.log() else {
-            return Err(Error::ReadOnly("the file system is mounted read-only"));
-        };
+        let log = self.writable()?;
         self.counters().reserve(blocks)?;
-        let ticket = log.reserve(reservation).inspect_err(|_| self.counters().give_back(blocks))?;
+        self.start_transaction(log, reservation, blocks, false)
+    }
+    /// Start a transaction that has to work on a full file system, or may: `blocks` are
+    /// reserved for it or, if there are not so many, `least` from those that are never
+    /// promised. [`Trans::is_short`] then.
+    ///
+    /// # Errors
+    /// As [`Mount::begin`], but for a lack of space.
+    pub(super) fn begin_or_full(
+        &self,
+        reservation: Reservation,
+        blocks: u64,
+        least: u64,
+    ) -> Result<Trans<'_>> {
+        let log = self.writable()?;
+        let short = self.counters().reserve(blocks).is_err();
+        if short {
+            self.counters().withhold(least);
+        }
+        self.start_transaction(log, reservation, if short { least } else { blocks }, short)
+    }
+    fn writable(&self) -> Result<&Log> {
+        match self.log() {
+            Some(log) => Ok(log),
+            None => Err(Error::ReadOnly("the file system is mounted read-only")),
+        }
+    }
+    /// Start a transaction to which `blocks` are promised.
+    fn start_transaction(
+        &self,
+        log: &Log,
+        reservation: Reservation,
+        blocks: u64,
+        short: bool,
+    ) -> Result<Trans<'_>> {
+        let room = if self.buffers().is_full() { self.make_room(log) } else { Ok(()) };
+        let ticket = room
+            .and_then(|()| log.reserve(reservation))
+            .inspect_err(|_| self.counters().give_back(blocks))?;
         Ok(Trans {
             mount: self,
             ticket: Some(ticket),
@@ -119,7 +157,16 @@ impl Mount {
             blocks_reserved: blocks,
             blocks_freed: 0,
             inodes_delta: (0, 0),
+            short,
         })
+    }
+    /// The cache is full of blocks that are logged and not in place: write some of them.
+    #[cold]
+    fn make_room(&self, log: &Log) -> Result<()> {
+        let buffers = self.buffers();
+        log.make_room(|| buffers.has_no_room())?;
+        buffers.made_room();
+        Ok(())
     }
 }
 
@@ -127,6 +174,11 @@ impl<'m> Trans<'m> {
     /// The file system.
     pub fn mount(&self) -> &'m Mount {
         self.mount
+    }
+    /// Were there fewer blocks than it asked for? Then it has none but those that it may
+    /// need for a while.
+    pub const fn is_short(&self) -> bool {
+        self.short
     }
     /// Was anything changed?
     pub fn is_dirty(&self) -> bool {
@@ -366,7 +418,8 @@ impl<'m> Trans<'m> {
     pub fn log_done(&mut self, intent: &IntentItem, done: &Done) {
         let mut vectors = Vectors::new();
         vectors.push_with(|out| done.encode(intent.id(), out));
-        self.items.push(LogItem { item: Arc::new(DoneItem::new(intent.id())), vectors });
+        let item = Arc::new(Once(ItemKey::Done(intent.id())));
+        self.items.push(LogItem { item, vectors });
     }
     /// Do this after the transaction, in one of its own, under an intent.
     pub fn defer(&mut self, op: Deferred) {
@@ -385,15 +438,19 @@ impl<'m> Trans<'m> {
     /// # Errors
     /// Shut down.
     pub fn roll(&mut self, inodes: &mut [&mut LockedInode<'_>]) -> Result<()> {
+        let Some(log) = self.mount.log() else { return Err(Error::Shutdown) };
+        // The next step may wait for log space, and nobody can write a locked inode in
+        // place: it must not be what keeps the log's tail.
+        let tight = log.is_tight();
         for inode in inodes.iter_mut() {
-            // The next step may wait for log space, and nobody can write a locked inode in
-            // place: it must not be what keeps the log's tail.
-            if inode.inode().is_logged() {
+            if tight && inode.inode().is_logged() || log.is_old(&inode.inode().key()) {
                 inode.mark(LogFields::CORE);
             }
         }
         self.commit_step(inodes)?;
-        let Some(log) = self.mount.log() else { return Err(Error::Shutdown) };
+        if self.mount.buffers().is_full() {
+            self.mount.make_room(log)?;
+        }
         match &mut self.ticket {
             Some(ticket) => log.regrant(ticket),
             None => Err(Error::Shutdown),
@@ -474,7 +531,7 @@ impl Drop for Trans<'_> {
     }
 }
 
-/// An item that is logged once and needs no place on disk.
+/// An item that is logged once and needs no place on disk: new inodes, the end of an intent.
 struct Once(ItemKey);
 
 impl Item for Once {
@@ -488,5 +545,11 @@ impl Item for Once {
     }
     fn push(self: Arc<Self>, _: &mut Plug<'_>) -> Result<Pushed> {
         Ok(Pushed::Waiting)
+    }
+    fn ends_intent(&self) -> Option<u64> {
+        match self.0 {
+            ItemKey::Done(intent) => Some(intent),
+            _ => None,
+        }
     }
 }

@@ -10,6 +10,7 @@ use super::bmap::{self, punch_reserved};
 use super::inode::{Fork, ForkKind, Inode};
 use super::inode_item::LockedInode;
 use super::ondisk::inode::Flags;
+use super::reflink;
 use super::trans::Trans;
 use super::types::{FileBlock, FileType};
 use crate::error::Result;
@@ -77,6 +78,7 @@ impl Inode {
             punch_reserved(&mut ip, ForkKind::Data, behind.clone());
             unmap_range(&mut tp, &mut ip, ForkKind::Data, behind)?;
             ip.delayed.preallocated = false;
+            reflink::clear_if_empty(&mut ip);
         }
         tp.commit(&mut [&mut ip])?;
         Ok(())
@@ -92,6 +94,18 @@ impl Inode {
     /// Was more reserved or allocated than was asked for, and perhaps not given back?
     pub fn holds_ahead(&self) -> bool {
         self.state.read().delayed.preallocated
+    }
+    /// Are there copies of shared blocks, or is space set aside for some?
+    pub fn holds_copies(&self) -> bool {
+        self.state.read().delayed.has_cow()
+    }
+    /// Give back what lies ready for copies of shared blocks. `IOLOCK` and `INVAL` are held
+    /// exclusive, and nothing of the file is dirty or on its way to disk.
+    ///
+    /// # Errors
+    /// Those of transactions; reservations are given back in any case.
+    pub fn drop_copies(&self) -> Result<()> {
+        self.cancel_cow(from(FileBlock(0)))
     }
     /// Give back what lies behind the end of the file, unless somebody asked for it:
     /// reservations and blocks. `IOLOCK` is held exclusive.
@@ -121,6 +135,7 @@ impl Inode {
         let mut tp = mount.begin(mount.reservations().truncate, 0)?;
         let mut ip = self.lock_exclusive();
         unmap_range(&mut tp, &mut ip, ForkKind::Data, behind)?;
+        reflink::clear_if_empty(&mut ip);
         tp.commit(&mut [&mut ip])?;
         Ok(())
     }

@@ -134,7 +134,7 @@ pub struct Timestamp {
 }
 
 /// What `stat` and `xfs_io -c stat` report of an inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
     /// Type and permission bits.
     pub mode: u16,

@@ -2,10 +2,9 @@
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use holdfast_fs::block::{BlockDevice, MemDisk, SECTOR_SIZE, Sector};
+use holdfast_fs::block::{BlockDevice, MemDisk};
 use holdfast_fs::error::Result;
 use holdfast_fs::xfs::alloc::{self, AgReserve, AllocRequest, Allocation, Owner};
 use holdfast_fs::xfs::buf::Run;
@@ -17,7 +16,7 @@ use holdfast_fs::xfs::ondisk::rmapbt::Rmap;
 use holdfast_fs::xfs::types::{AgBlock, AgNumber, FsBlock, Ino};
 use holdfast_fs::xfs::{ForkKind, Mount};
 
-use crate::xfs_support::{Scratch, disk_over, mkfs, mount_disk, mount_file, tool};
+use crate::xfs_support::{contents, disk_over, image, judge, mount_disk};
 
 pub struct Random(pub u64);
 impl Random {
@@ -36,8 +35,6 @@ pub type Free = BTreeMap<u32, u32>;
 
 /// A mounted file system and what should be free in it.
 pub struct Scene {
-    scratch: Scratch,
-    image: PathBuf,
     pub disk: Arc<MemDisk>,
     pub mount: Arc<Mount>,
     pub free: Vec<Free>,
@@ -50,24 +47,18 @@ pub struct Scene {
 }
 
 impl Scene {
-    pub fn new(name: &str, megabytes: u64, options: &[&str]) -> Self {
-        Self::over(name, megabytes, options, |disk| disk)
+    pub fn new(megabytes: usize, options: &[&str]) -> Self {
+        Self::over(megabytes, options, |disk| disk)
     }
     /// With a device between the file system and the disk.
     pub fn over(
-        name: &str,
-        megabytes: u64,
+        megabytes: usize,
         options: &[&str],
         between: impl FnOnce(Arc<dyn BlockDevice>) -> Arc<dyn BlockDevice>,
     ) -> Self {
-        let scratch = Scratch::new(name);
-        let image = scratch.path("image");
-        mkfs(&image, megabytes, options, None);
-        let disk = disk_over(Arc::new(std::fs::read(&image).expect("image")));
+        let disk = disk_over(image(megabytes, options));
         let mount = mount_disk(between(disk.clone()), false).expect("mount");
         let mut scene = Self {
-            scratch,
-            image,
             disk,
             start_blocks: mount.counters().free_blocks(),
             mount,
@@ -162,29 +153,11 @@ impl Scene {
         self.mount.unmount().expect("unmount");
         self.judge();
     }
-    /// What is on the disk.
-    pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.disk.info().capacity_sectors as usize * SECTOR_SIZE as usize];
-        self.disk.peek(Sector(0), &mut bytes);
-        bytes
-    }
-    /// Write the disk to a file and run xfs_repair on it.
+    /// Let xfs_repair look at the disk; all that was free at first is free.
     pub fn judge(&self) {
-        std::fs::write(&self.image, self.bytes()).expect("image");
-        let output = tool("xfs_repair")
-            .args(["-n", "-o", "force_geometry"])
-            .arg(&self.image)
-            .output()
-            .expect("xfs_repair");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned()
-            + &String::from_utf8_lossy(&output.stderr);
-        if !output.status.success()
-            && let Ok(keep) = std::env::var("HOLDFAST_KEEP")
-        {
-            std::fs::copy(&self.image, keep).expect("keep");
-        }
-        assert!(output.status.success(), "xfs_repair: {text}");
-        assert_eq!(mount_file(&self.image).counters().free_blocks(), self.start_blocks);
+        judge(&self.disk);
+        let mount = mount_disk(disk_over(Arc::new(contents(&self.disk))), false).expect("mount");
+        assert_eq!(mount.counters().free_blocks(), self.start_blocks);
     }
 }
 

@@ -2,41 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use holdfast_fs::block::{MemDisk, MemDiskConfig, Queue, Sector};
+use holdfast_fs::block::MemDisk;
 use holdfast_fs::iomap::{Iomap, Layout, MapFlags, MapKind, Ops, Purpose};
-use holdfast_fs::platform::host::HostMemory;
-use holdfast_fs::xfs::{ForkKind, Inode, Mount, MountOptions};
+use holdfast_fs::xfs::{ForkKind, Inode, Mount};
 
-use super::xfs_support::{self, Scratch};
+use crate::support::Rng;
+use crate::xfs_support::{self, Scratch, contents, disk_over, judge, mount_disk, walk};
 
-/// A small reproducible generator.
-pub struct Rng(pub u64);
-impl Rng {
-    pub fn seeded(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
-
-/// A small file system with the files a, b and c on a disk in memory.
-pub struct Image {
+/// A small file system with the files a, b and c on a disk in memory, mounted.
+pub struct Scene {
+    name: String,
     scratch: Scratch,
-    megabytes: u64,
-    pub disk: Arc<MemDisk>,
+    disk: Arc<MemDisk>,
+    pub mount: Arc<Mount>,
+    /// Blocks that were free at first.
+    pub before: u64,
 }
 
-impl Image {
+impl Scene {
     pub fn new(name: &str, options: &[&str]) -> Self {
         Self::sized(name, 16, options)
     }
@@ -48,39 +33,49 @@ impl Image {
         std::fs::write(&proto, text).expect("proto");
         let file = scratch.path("image");
         xfs_support::mkfs(&file, megabytes, options, Some(&proto));
-        let bytes = Arc::new(std::fs::read(&file).expect("image"));
-        let capacity_sectors = bytes.len() as u64 / 512;
-        let disk = MemDisk::over(bytes, MemDiskConfig { capacity_sectors, ..Default::default() });
-        Self { scratch, disk, megabytes }
+        let disk = disk_over(Arc::new(std::fs::read(&file).expect("image")));
+        let mount = mount_disk(disk.clone(), false).expect("it mounts");
+        let before = mount.counters().free_blocks();
+        Self { name: name.into(), scratch, disk, mount, before }
     }
-    pub fn mount(&self) -> Arc<Mount> {
-        let queue = Queue::new(self.disk.clone());
-        Mount::open(queue, HostMemory::new(16384), MountOptions::default()).expect("it mounts")
+    /// A file, of which so many blocks are worked on.
+    pub fn file(&self, path: &str, blocks: u64) -> Tested {
+        Tested::new(self, path, blocks)
     }
-    pub fn unmount(&self, mount: Arc<Mount>) {
-        mount.unmount().expect("unmount");
-        assert!(!mount.is_shut_down());
-        let overruns = mount.log().expect("a log").statistics().overruns;
+    /// Blocks that are free now.
+    pub fn free(&self) -> u64 {
+        self.mount.counters().free_blocks()
+    }
+    /// Nobody needs the files any more: unmount, and let xfs_repair judge.
+    pub fn finish(&self, files: impl IntoIterator<Item = Tested>) {
+        files.into_iter().for_each(Tested::close);
+        self.mount.unmount().expect("unmount");
+        assert!(!self.mount.is_shut_down());
+        let overruns = self.mount.log().expect("a log").statistics().overruns;
         assert_eq!(overruns, 0, "transactions that logged more than they reserved");
+        judge(&self.disk);
     }
-    fn dump(&self) -> PathBuf {
-        let file = self.scratch.path("image");
-        let mut bytes = vec![0; (self.megabytes as usize) << 20];
-        self.disk.peek(Sector(0), &mut bytes);
-        std::fs::write(&file, bytes).expect("image");
-        file
+    /// The files become empty: what was free at first is free again. Then as
+    /// [`Scene::finish`].
+    pub fn finish_empty<const N: usize>(&self, mut files: [Tested; N]) {
+        for file in &mut files {
+            file.truncate(0);
+            assert_eq!(file.inode.delalloc_blocks(), (0, 0));
+            assert_eq!(file.inode.attributes().blocks, 0);
+        }
+        assert_eq!(self.free(), self.before, "{}: free blocks", self.name);
+        self.finish(files);
     }
-    /// Let xfs_repair look at the disk.
-    pub fn judge(&self) {
-        let file = self.dump();
-        let mut repair = xfs_support::tool("xfs_repair");
-        xfs_support::run(repair.args(["-n", "-f", "-o", "force_geometry"]).arg(file));
+    /// Mount again what was unmounted.
+    pub fn remount(&mut self) {
+        self.mount = mount_disk(self.disk.clone(), false).expect("it mounts again");
     }
     /// Compare the map of a file with what xfs_db finds on the disk.
-    pub fn check_bmap(&self, mount: &Mount, file: &Tested) {
+    pub fn check_bmap(&self, file: &Tested) {
         file.inode.log_force(false).expect("force");
-        mount.log().expect("a log").push_all().expect("push");
-        let image = self.dump();
+        self.mount.log().expect("a log").push_all().expect("push");
+        let image = self.scratch.path("image");
+        std::fs::write(&image, contents(&self.disk)).expect("image");
         let ino = format!("inode {}", file.inode.ino().0);
         let printed = xfs_support::xfs_db(&image, &[&ino, "bmap"]);
         let extents = file.inode.all_extents(ForkKind::Data).expect("extents");
@@ -116,24 +111,18 @@ pub struct Tested {
 }
 
 impl Tested {
-    pub fn new(image: &Image, mount: &Arc<Mount>, path: &str, blocks: u64) -> Self {
-        let root = mount.inode(mount.root()).expect("root");
-        let ino = root.lookup(path.as_bytes()).expect("the file");
-        let inode = mount.inode(ino).expect("inode");
+    fn new(scene: &Scene, path: &str, blocks: u64) -> Self {
         Self {
-            inode,
-            disk: image.disk.clone(),
+            inode: walk::resolve(&scene.mount, path).expect("the file"),
+            disk: scene.disk.clone(),
             path: path.into(),
-            shift: mount.geometry().block_log,
+            shift: scene.mount.geometry().block_log,
             blocks,
             disk_state: BTreeMap::new(),
             dirty: BTreeMap::new(),
             size: 0,
             stamp: u64::from(path.as_bytes()[0]) << 32,
         }
-    }
-    pub fn reopen(image: &Image, mount: &Arc<Mount>, path: &str) -> Self {
-        Self::new(image, mount, path, 0)
     }
     fn bytes(&self, blocks: &Range<u64>) -> Range<u64> {
         blocks.start << self.shift..blocks.end << self.shift
@@ -409,7 +398,7 @@ impl Tested {
             assert!(!map.flags.contains(MapFlags::NEW));
         }
     }
-    pub fn close(&self) {
+    pub fn close(self) {
         assert!(self.dirty.is_empty());
         self.inode.evict().expect("evict");
     }

@@ -29,8 +29,10 @@ const ITEMS: &[(u16, &str)] = &[
 /// Counts of what was met.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
-    /// States that were recovered, compared and checked.
+    /// States that were recovered, compared and checked, each counted once.
     pub states: u64,
+    /// With those looked at again when more had been promised.
+    pub judged: u64,
     /// With torn writes, with lost ones.
     pub torn: u64,
     pub lost: u64,
@@ -52,6 +54,7 @@ pub struct Coverage {
 impl Coverage {
     pub fn add(&mut self, other: &Self) {
         self.states += other.states;
+        self.judged += other.judged;
         self.torn += other.torn;
         self.lost += other.lost;
         self.again += other.again;
@@ -111,10 +114,11 @@ impl Coverage {
             })
             .collect();
         format!(
-            "{} distinct states ({} with lost writes, {} with torn ones, {} crashed again in \
+            "{} distinct states, {} judgements ({} with lost writes, {} with torn ones, {} crashed again in \
              recovery, {} judged by xfs_repair); of {} logs looked at {} were clean, {} went \
              round the end, {} had incomplete records, {} unfinished intents; items replayed: {}",
             self.states,
+            self.judged,
             self.lost,
             self.torn,
             self.again,

@@ -83,16 +83,26 @@ impl Contents {
         self.change(pos, Some(pos + len), new);
     }
     fn collapse(&mut self, pos: usize, len: usize) {
-        // The range becomes a hole first; then what follows moves, in steps.
-        self.zero(pos, len, false);
+        // The range becomes a hole first; then what follows moves.
         let mut new = self.now.clone();
         new.drain(pos..pos + len);
-        self.moved = true;
-        self.change(pos, None, new);
+        self.shift(pos, new);
     }
     fn insert(&mut self, pos: usize, len: usize) {
         let mut new = self.now.clone();
         new.splice(pos..pos, std::iter::repeat_n(0, len));
+        self.shift(pos, new);
+    }
+    /// What lies behind `pos` moves, extent by extent, each in a transaction of its own: cut
+    /// off between two there is a hole where one was and the next has not come yet.
+    ///
+    /// ```text
+    /// before                         a a a a b b
+    /// the last extent has gone up    a a a a - b b    forced, cut off: a hole where b began
+    /// the one before it follows      - a a a a b b
+    /// ```
+    fn shift(&mut self, pos: usize, new: Vec<u8>) {
+        self.zero(pos, self.now.len().saturating_sub(pos), false);
         self.moved = true;
         self.change(pos, None, new);
     }
@@ -405,7 +415,27 @@ impl Model {
                 self.object(to).contents.replace(new);
             }
         }
-        self.remember();
+        match (op, self.versions.last()) {
+            // Of names nothing changes.
+            (
+                Op::Nothing
+                | Op::Sync
+                | Op::Fsync(_)
+                | Op::Push
+                | Op::Write(..)
+                | Op::Direct(..)
+                | Op::Store(..)
+                | Op::Truncate(..)
+                | Op::Punch(..)
+                | Op::Zero(..)
+                | Op::Allocate(..)
+                | Op::Collapse(..)
+                | Op::Insert(..)
+                | Op::Clone(..),
+                Some(last),
+            ) => self.versions.push(last.clone()),
+            _ => self.remember(),
+        }
     }
     /// A call has returned: what it promises is durable.
     pub fn end(&mut self, op: &Op) {

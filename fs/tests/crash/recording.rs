@@ -43,6 +43,15 @@ pub struct Recording {
     /// Calls by name; names of calls that are not supported.
     pub made: BTreeMap<String, usize>,
     pub refused: BTreeMap<String, usize>,
+    /// The file system has pointers to parents.
+    pub parents: bool,
+}
+
+impl Recording {
+    /// Writes to the device.
+    pub fn writes(&self) -> usize {
+        self.events.iter().filter(|e| matches!(e, Event::Write { .. })).count()
+    }
 }
 
 /// A console nobody looks at.
@@ -313,5 +322,5 @@ pub fn record(image: &Arc<Vec<u8>>, plan: &Plan) -> Recording {
     add_events(&mut events, stack.trace.take());
     calls.push(Op::Sync);
     events.push(Event::End(calls.len() - 1));
-    Recording { base, calls, events, made, refused }
+    Recording { base, calls, events, made, refused, parents: plan.parents }
 }

@@ -13,26 +13,26 @@ use super::model::SECTOR;
 use super::workload::Random;
 
 /// A write that may be lost.
-#[derive(Clone)]
-pub struct Write {
-    pub sector: u64,
-    pub data: Arc<Vec<u8>>,
-    pub durable: bool,
+struct Write {
+    sector: u64,
+    data: Arc<Vec<u8>>,
+    /// What each of its sectors changes in the hash of the device.
+    changes: Vec<u64>,
+    durable: bool,
 }
 
 /// What lies on the device for sure, and what may lie there.
-#[derive(Clone)]
 pub struct Device {
     base: Arc<Vec<u8>>,
     /// The exclusive or of all sectors' hashes.
     hash: u64,
-    pub unflushed: Vec<Write>,
+    unflushed: Vec<Write>,
 }
 
-/// One state: sectors that differ from the base.
-pub struct State {
+/// One state: sectors written since the last flush, each with what it changes in the hash.
+pub struct State<'d> {
     pub hash: u64,
-    pub sectors: BTreeMap<u64, Vec<u8>>,
+    sectors: BTreeMap<u64, (&'d [u8], u64)>,
     pub torn: bool,
     pub lost: bool,
 }
@@ -67,21 +67,35 @@ impl Device {
     fn sector(&self, n: u64) -> &[u8] {
         &self.base[n as usize * SECTOR..(n as usize + 1) * SECTOR]
     }
+    /// A write, which a power cut may undo.
+    pub fn write(&mut self, sector: u64, data: &Arc<Vec<u8>>) {
+        let pieces = (sector..).zip(data.chunks_exact(SECTOR));
+        let change = |(n, bytes)| sector_hash(n, self.sector(n)) ^ sector_hash(n, bytes);
+        let changes = pieces.map(change).collect();
+        self.unflushed.push(Write { sector, data: data.clone(), changes, durable: false });
+    }
+    /// The last write is durable.
+    pub fn settle(&mut self) {
+        if let Some(last) = self.unflushed.last_mut() {
+            last.durable = true;
+        }
+    }
     /// Everything written is durable.
     pub fn flush(&mut self) {
         let writes = std::mem::take(&mut self.unflushed);
+        // A hash is changed by the last write to a sector only.
+        let last: BTreeMap<u64, u64> =
+            writes.iter().flat_map(|w| (w.sector..).zip(w.changes.iter().copied())).collect();
+        self.hash = last.values().fold(self.hash, |hash, change| hash ^ change);
         for write in &writes {
-            for (n, bytes) in (write.sector..).zip(write.data.chunks_exact(SECTOR)) {
-                let old = sector_hash(n, self.sector(n));
-                self.hash ^= old ^ sector_hash(n, bytes);
-                let at = n as usize * SECTOR;
-                Arc::make_mut(&mut self.base)[at..at + SECTOR].copy_from_slice(bytes);
-            }
+            let at = write.sector as usize * SECTOR;
+            let base = Arc::make_mut(&mut self.base);
+            base[at..at + write.data.len()].copy_from_slice(&write.data);
         }
     }
     /// A state as the seed says.
-    pub fn state(&self, choice: Choice, random: &mut Random) -> State {
-        let mut sectors: BTreeMap<u64, &[u8]> = BTreeMap::new();
+    pub fn state(&self, choice: Choice, random: &mut Random) -> State<'_> {
+        let mut sectors = BTreeMap::new();
         let (mut torn, mut lost) = (false, false);
         // How much arrives differs from state to state.
         let arrives = [10, 50, 90][random.below(3)];
@@ -92,7 +106,8 @@ impl Device {
                 Choice::Nothing => false,
                 Choice::Some | Choice::Torn => random.chance(arrives),
             };
-            let pieces = (write.sector..).zip(write.data.chunks_exact(SECTOR));
+            let pieces = write.data.chunks_exact(SECTOR).zip(write.changes.iter().copied());
+            let pieces = (write.sector..).zip(pieces);
             if whole {
                 sectors.extend(pieces);
                 continue;
@@ -110,19 +125,15 @@ impl Device {
                 }
             }
         }
-        let mut hash = self.hash;
-        for (&n, bytes) in &sectors {
-            hash ^= sector_hash(n, self.sector(n)) ^ sector_hash(n, bytes);
-        }
-        let sectors = sectors.into_iter().map(|(n, bytes)| (n, bytes.to_vec())).collect();
+        let hash = sectors.values().fold(self.hash, |hash, (_, change)| hash ^ change);
         State { hash, sectors, torn, lost }
     }
     /// A disk in this state. Writes to it stay its own.
-    pub fn disk(&self, state: &State) -> Arc<MemDisk> {
+    pub fn disk(&self, state: &State<'_>) -> Arc<MemDisk> {
         let capacity_sectors = (self.base.len() / SECTOR) as u64;
         let config = MemDiskConfig { capacity_sectors, ..MemDiskConfig::default() };
         let disk = MemDisk::over(self.base.clone(), config);
-        for (&n, bytes) in &state.sectors {
+        for (&n, (bytes, _)) in &state.sectors {
             disk.poke(Sector(n), bytes);
         }
         disk

@@ -1,11 +1,9 @@
 //! A whole stack over an image that mkfs.xfs made: disk, cache, file system, process.
 #![allow(dead_code)]
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use holdfast_fs::block::{Completion, FaultDisk, MemDisk, MemDiskConfig, Queue, Sector};
+use holdfast_fs::block::{Completion, FaultDisk, MemDisk, MemDiskConfig, Queue};
 use holdfast_fs::pagecache::{CacheConfig, PageCache};
 use holdfast_fs::platform::VirtAddr;
 use holdfast_fs::platform::host::{HostEnvironment, HostMemory, SimPageTable};
@@ -13,6 +11,8 @@ use holdfast_fs::syscall::{Fd, MapFlags, OpenFlags, Process, Prot};
 use holdfast_fs::vfs::{BlockNode, CharDevice, CharNode, FileSystem, Namespace};
 use holdfast_fs::xfs::{Mount, MountOptions};
 use holdfast_fs::{Error, Result};
+
+use crate::xfsprogs::{Scratch, disk_with, judge, mkfs, xfs_db_write};
 
 /// Bytes that differ everywhere.
 pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
@@ -51,33 +51,11 @@ pub fn contents(path: &str) -> Vec<u8> {
     }
 }
 
-fn run(command: &mut Command) -> String {
-    let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e} (xfsprogs is needed)"));
-    let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(out.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&out.stderr));
-    text
-}
-
-struct Scratch(PathBuf);
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("holdfast-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        Self(dir)
-    }
-}
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// The test image, on a device that held 0xEE everywhere before.
 fn make_image() -> Vec<u8> {
     let scratch = Scratch::new("image");
-    let dir = &scratch.0;
     let place = |name: &str, path: &str, len: usize| {
-        let file = dir.join(name);
+        let file = scratch.path(name);
         std::fs::write(&file, &contents(path)[..len]).unwrap();
         file.display().to_string()
     };
@@ -101,17 +79,13 @@ fn make_image() -> Vec<u8> {
          sub d--755 0 0\n x ---644 0 0 {x}\n deep d--711 0 0\n  y ---644 0 0 {y}\n $\n $\n\
          many d--755 0 0\n{many} $\n$\n"
     );
-    let proto_file = dir.join("proto");
+    let proto_file = scratch.path("proto");
     std::fs::write(&proto_file, proto).unwrap();
-    let image = dir.join("image");
-    std::fs::write(&image, vec![0xEE; 24 << 20]).unwrap();
-    let mut mkfs = Command::new("mkfs.xfs");
-    // These three let it make file systems smaller than 300 MB.
-    mkfs.envs([("TEST_DIR", "x"), ("TEST_DEV", "y"), ("QA_CHECK_FS", "1")]);
-    run(mkfs.args(["-q", "-f", "-K", "-p"]).arg(&proto_file).arg(&image));
+    let image = scratch.path("image");
+    mkfs(&image, 24, &[], Some(&proto_file));
     for (path, size) in [("/holey", HOLEY_LEN), ("/pre", PRE_LEN)] {
         let (path, write) = (format!("path {path}"), format!("write -d core.size {size}"));
-        run(Command::new("xfs_db").args(["-x", "-c", &path, "-c", &write]).arg(&image));
+        xfs_db_write(&image, &[&path, &write]);
     }
     std::fs::read(&image).unwrap()
 }
@@ -176,15 +150,8 @@ impl Machine {
         Self::with(Setup::default())
     }
     pub fn with(setup: Setup) -> Self {
-        let image = image();
-        let disk = MemDisk::over(
-            image.clone(),
-            MemDiskConfig {
-                capacity_sectors: image.len() as u64 / 512,
-                completion: setup.completion,
-                ..MemDiskConfig::default()
-            },
-        );
+        let config = MemDiskConfig { completion: setup.completion, ..MemDiskConfig::default() };
+        let disk = disk_with(image(), config);
         let faults = FaultDisk::new(disk.clone());
         let queue = Queue::new(faults.clone());
         let memory = HostMemory::new(16384);
@@ -252,12 +219,7 @@ impl Machine {
         self.process.exit();
         self.fs.unmount().expect("nobody uses the file system");
         self.cache.stop();
-        let scratch = Scratch::new(&format!("judge-{:p}", Arc::as_ptr(&self.disk)));
-        let file = scratch.0.join("image");
-        let mut bytes = vec![0; self.queue.info().capacity_sectors as usize * 512];
-        self.disk.peek(Sector(0), &mut bytes);
-        std::fs::write(&file, bytes).unwrap();
-        run(Command::new("xfs_repair").args(["-n", "-f", "-o", "force_geometry"]).arg(&file));
+        judge(&self.disk);
     }
 }
 

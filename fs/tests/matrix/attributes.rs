@@ -1,13 +1,14 @@
 //! Operations on permissions, owners, times and extended attributes.
 
 use holdfast_fs::Result;
-use holdfast_fs::syscall::XattrFlags;
-use holdfast_fs::xfs::Timestamp;
+use holdfast_fs::syscall::{RenameFlags, XattrFlags};
+use holdfast_fs::xfs::{Flags, Timestamp};
 
 use crate::Operation;
 use crate::volume::errno;
-use crate::world::{World, bytes};
+use crate::world::{ACCESS, DEFAULT, World, bytes};
 
+const EPERM: i32 = 1;
 const EEXIST: i32 = 17;
 const ENODATA: i32 = 61;
 
@@ -99,6 +100,43 @@ pub const OPERATIONS: &[Operation] = &[
         w.set_attribute("f", "user.far", &bytes(6, REMOTE), ANY)?;
         w.set_attribute("f", "user.near", b"stays", ANY)?;
         w.remove_attribute("f", "user.far")
+    }),
+    Operation::new("setxattr of access control lists, chmod", |w| {
+        w.create("f")?;
+        w.set_list("f", ACCESS, [7, 5, 5, 1])?;
+        w.verify_home();
+        w.chmod("f", 0o640)?;
+        w.expect_list("f", ACCESS, Some([6, 5, 4, 0]));
+        w.verify_home();
+        // One that says no more than the mode is the mode.
+        w.set_plain_list("f", 0o604)
+    }),
+    Operation::new("create below a default access control list", |w| {
+        w.mkdir("d")?;
+        w.set_list("d", DEFAULT, [7, 7, 7, 0])?;
+        w.create("d/f")?;
+        w.chmod("d/f", 0o640)?;
+        w.expect_list("d/f", ACCESS, Some([6, 7, 4, 0]));
+        w.mkdir("d/d")?;
+        w.chmod("d/d", 0o750)?;
+        w.expect_list("d/d", ACCESS, Some([7, 7, 5, 0]));
+        w.expect_list("d/d", DEFAULT, Some([7, 7, 7, 0]));
+        w.symlink(b"f", "d/l")
+    }),
+    Operation::new("chattr, and what is immutable", |w| {
+        w.create("f")?;
+        w.chattr("f", Flags::IMMUTABLE | Flags::NODUMP)?;
+        let (path, other, p) = (w.at("f"), w.at("g"), w.process());
+        let refused = [
+            p.unlink(&path),
+            p.rename(&path, &other),
+            p.link(&path, &other),
+            p.chmod(&path, 0o600),
+            p.truncate(&path, 0),
+        ];
+        assert_eq!(refused.map(errno), [EPERM; 5]);
+        w.chattr("f", Flags::NODUMP)?;
+        w.rename("f", "g", RenameFlags::empty())
     }),
     Operation::new("unlink with attributes everywhere", |w| {
         w.create("f")?;

@@ -11,6 +11,7 @@ use holdfast_fs::{Error, Result};
 
 use crate::Operation;
 use crate::world::{World, bytes, write_all};
+use crate::xfsprogs::disk_over;
 
 pub const OPERATIONS: &[Operation] = &[
     Operation::new("fsync, power cut, recovery", |w| {
@@ -146,11 +147,8 @@ fn fsck(w: &mut World) -> Result<()> {
 
 /// What our own checker says of an image.
 pub fn complaints(image: &Arc<Vec<u8>>) -> Option<String> {
-    use holdfast_fs::block::{MemDisk, MemDiskConfig};
-    let config =
-        MemDiskConfig { capacity_sectors: image.len() as u64 / 512, ..MemDiskConfig::default() };
     let memory: Arc<dyn Memory> = HostMemory::new(16384);
-    let report = check(&Queue::new(MemDisk::over(image.clone(), config)), &memory);
+    let report = check(&Queue::new(disk_over(image.clone())), &memory);
     let report = report.unwrap_or_else(|e| panic!("it cannot be checked: {e}"));
     let lines: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
     (!report.is_clean()).then(|| lines.join("\n"))

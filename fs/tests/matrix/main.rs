@@ -27,20 +27,20 @@ mod unsupported;
 #[path = "../volume/mod.rs"]
 mod volume;
 mod world;
+#[path = "../xfsprogs/mod.rs"]
+mod xfsprogs;
 
+use std::ffi::OsStr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use features::Set;
 use holdfast_fs::{Error, Result};
-use volume::{Scratch, Volume};
+use volume::Volume;
 use world::World;
-
-/// Names the directory of xfsprogs newer than the machine's; the test driver sets it.
-const NEWER: &str = "HOLDFAST_NEWER_XFSPROGS";
+use xfsprogs::{NEWER, Scratch, mkfs_by, newer, repair_of, tool};
 
 /// One row of the matrix.
 pub struct Operation {
@@ -84,33 +84,17 @@ pub enum Outcome {
 
 /// Programs of xfsprogs: those that the driver names, or the machine's.
 fn program(name: &str) -> Command {
-    if let Some(directory) = std::env::var_os(NEWER) {
-        return Command::new(PathBuf::from(directory).join(name));
-    }
-    let path = std::env::var("PATH").unwrap_or_default();
-    let mut command = Command::new(name);
-    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
-    command
-}
-
-fn run(command: &mut Command) -> (bool, String) {
-    let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e} (xfsprogs is needed)"));
-    let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    (out.status.success(), text + &String::from_utf8_lossy(&out.stderr))
+    newer(name).unwrap_or_else(|| tool(name))
 }
 
 /// An image, on a device that held 0xEE everywhere before.
-fn make(set: &Set) -> Arc<Vec<u8>> {
-    let scratch = Scratch::new();
-    let image = scratch.0.join("image");
-    std::fs::write(&image, vec![0xEE; set.megabytes() << 20]).expect("an image");
+fn make(megabytes: usize, words: &[impl AsRef<OsStr>]) -> Vec<u8> {
+    let scratch = Scratch::new("matrix");
+    let image = scratch.path("image");
     let mut command = program("mkfs.xfs");
-    // These three let it make file systems smaller than 300 MB.
-    command.envs([("TEST_DIR", "x"), ("TEST_DEV", "y"), ("QA_CHECK_FS", "1")]);
-    command.args(["-q", "-f", "-K"]).args(set.words()).arg(&image);
-    let (ok, text) = run(&mut command);
-    assert!(ok, "{command:?}: {text}");
-    Arc::new(std::fs::read(&image).expect("an image"))
+    command.args(words);
+    mkfs_by(command, &image, megabytes as u64);
+    std::fs::read(&image).expect("an image")
 }
 
 /// What the judges say of an image that was unmounted.
@@ -118,12 +102,7 @@ fn judge(image: &Arc<Vec<u8>>) -> Option<String> {
     if let Some(found) = durability::complaints(image) {
         return Some(format!("our checker: {found}"));
     }
-    let scratch = Scratch::new();
-    let path = scratch.0.join("image");
-    std::fs::write(&path, &image[..]).expect("an image");
-    let mut command = program("xfs_repair");
-    let (ok, text) = run(command.args(["-n", "-f", "-o", "force_geometry"]).arg(&path));
-    (!ok).then(|| format!("xfs_repair -n: {text}"))
+    repair_of(program("xfs_repair"), image).map(|text| format!("xfs_repair -n: {text}"))
 }
 
 /// Run operations on one image: what became of each, and what was wrong at the end.
@@ -168,7 +147,7 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// One column of the matrix.
 fn column(set: &Set, rows: &[&Operation]) -> Vec<Outcome> {
-    let image = make(set);
+    let image = Arc::new(make(set.megabytes(), &set.words()));
     let together = attempt(set, &image, rows);
     if !together.iter().any(|outcome| matches!(outcome, Outcome::Broken(_))) {
         return together;

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use holdfast_fs::block::{MemDisk, MemDiskConfig, Queue, Sector};
+use holdfast_fs::block::Queue;
 use holdfast_fs::platform::Memory;
 use holdfast_fs::platform::host::HostMemory;
 use holdfast_fs::xfs::{Mount, MountError, MountOptions};
 
-use crate::program;
-use crate::volume::{Scratch, Volume};
+use crate::volume::Volume;
+use crate::xfsprogs::{contents, disk_over};
 
 /// Fields of the superblock: where, and how many bytes.
 const RO_COMPAT: (usize, usize) = (212, 4);
@@ -72,18 +72,8 @@ pub const CASES: &[Case] = &[
 ];
 
 fn image(case: &Case) -> Arc<Vec<u8>> {
-    let scratch = Scratch::new();
-    let path = scratch.0.join("image");
-    std::fs::write(&path, vec![0xEE; 24 << 20]).expect("an image");
-    let mut command = program("mkfs.xfs");
-    command.envs([("TEST_DIR", "x"), ("TEST_DEV", "y"), ("QA_CHECK_FS", "1")]);
-    command.args(["-q", "-f", "-K"]);
-    if let Change::Mkfs(words) = case.how {
-        command.args(words);
-    }
-    let (ok, text) = crate::run(command.arg(&path));
-    assert!(ok, "{command:?}: {text}");
-    let mut bytes = std::fs::read(&path).expect("an image");
+    let words = if let Change::Mkfs(words) = case.how { words } else { &[] };
+    let mut bytes = crate::make(24, words);
     let sector = usize::from(u16::from_be_bytes([bytes[102], bytes[103]]));
     let groups = u32::from_be_bytes(bytes[88..92].try_into().expect("four bytes")) as usize;
     let group = u32::from_be_bytes(bytes[84..88].try_into().expect("four bytes")) as usize;
@@ -121,14 +111,10 @@ fn stamp(bytes: &mut [u8]) {
 
 /// What a mount says, and what is on the device then.
 fn mount(image: &Arc<Vec<u8>>, readonly: bool) -> (Result<Arc<Mount>, MountError>, Vec<u8>) {
-    let config =
-        MemDiskConfig { capacity_sectors: image.len() as u64 / 512, ..MemDiskConfig::default() };
-    let disk = MemDisk::over(image.clone(), config);
+    let disk = disk_over(image.clone());
     let memory: Arc<dyn Memory> = HostMemory::new(16384);
     let mounted = Mount::open(Queue::new(disk.clone()), memory, MountOptions { readonly });
-    let mut bytes = vec![0; image.len()];
-    disk.peek(Sector(0), &mut bytes);
-    (mounted, bytes)
+    (mounted, contents(&disk))
 }
 
 #[test]

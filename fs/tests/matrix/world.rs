@@ -9,11 +9,45 @@ use holdfast_fs::syscall::{
     AT_FDCWD, FallocateMode, Fd, MapFlags, MsyncFlags, OpenFlags, Process, Prot, RenameFlags,
     TimeChange, XattrFlags,
 };
-use holdfast_fs::xfs::Timestamp;
+use holdfast_fs::xfs::{Flags, FsXattr, Timestamp};
 use holdfast_fs::{Error, Result};
 
 use crate::features::Set;
 use crate::volume::Volume;
+
+/// The names of an access control list: as Linux shows it, as it lies on disk.
+pub type Purpose = [&'static str; 2];
+pub const ACCESS: Purpose = ["system.posix_acl_access", "trusted.SGI_ACL_FILE"];
+pub const DEFAULT: Purpose = ["system.posix_acl_default", "trusted.SGI_ACL_DEFAULT"];
+/// What a list grants the owner, the owning group, at most a group, and others. User 1000
+/// may read and write.
+pub type Granted = [u16; 4];
+
+/// Tag, permissions, id.
+type Entry = (u16, u16, u32);
+
+fn entries([owner, group, mask, others]: Granted) -> [Entry; 5] {
+    let nobody = u32::MAX;
+    [(1, owner, nobody), (2, 6, 1000), (4, group, nobody), (16, mask, nobody), (32, others, nobody)]
+}
+
+fn shown(entries: &[Entry]) -> Vec<u8> {
+    let mut bytes = vec![2, 0, 0, 0];
+    for (tag, permissions, id) in entries {
+        bytes.extend([tag.to_le_bytes(), permissions.to_le_bytes()].concat());
+        bytes.extend(id.to_le_bytes());
+    }
+    bytes
+}
+
+fn on_disk(entries: &[Entry]) -> Vec<u8> {
+    let mut bytes = (entries.len() as u32).to_be_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        bytes.extend([u32::from(*tag).to_be_bytes(), id.to_be_bytes()].concat());
+        bytes.extend([permissions.to_be_bytes(), [0; 2]].concat());
+    }
+    bytes
+}
 
 /// What an inode holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -323,6 +357,49 @@ impl World {
         self.process().lremovexattr(&path, attribute)?;
         self.model.node(&path).attributes.remove(attribute);
         Ok(())
+    }
+
+    /// The flags of a file.
+    pub fn chattr(&mut self, name: &str, flags: Flags) -> Result<()> {
+        let new = FsXattr { xflags: flags.bits().into(), ..FsXattr::default() };
+        self.with(name, OpenFlags::RDONLY, |p, fd| p.fssetxattr(fd, &new))
+    }
+    /// Set an access control list; an access list changes the mode.
+    pub fn set_list(&mut self, name: &str, purpose: Purpose, granted: Granted) -> Result<()> {
+        let (path, [owner, _, mask, others]) = (self.at(name), granted);
+        let list = shown(&entries(granted));
+        self.process().lsetxattr(&path, purpose[0].as_bytes(), &list, XattrFlags::empty())?;
+        self.expect_list(name, purpose, Some(granted));
+        if purpose == ACCESS {
+            self.model.node(&path).permissions = u32::from(owner << 6 | mask << 3 | others);
+        }
+        Ok(())
+    }
+    /// Set an access list that says what a mode does.
+    pub fn set_plain_list(&mut self, name: &str, mode: u16) -> Result<()> {
+        let path = self.at(name);
+        let list = shown(&[
+            (1, mode >> 6, u32::MAX),
+            (4, mode >> 3 & 7, u32::MAX),
+            (32, mode & 7, u32::MAX),
+        ]);
+        self.process().lsetxattr(&path, ACCESS[0].as_bytes(), &list, XattrFlags::empty())?;
+        self.expect_list(name, ACCESS, None);
+        self.model.node(&path).permissions = mode.into();
+        Ok(())
+    }
+    /// There should be such a list, or none.
+    pub fn expect_list(&mut self, name: &str, purpose: Purpose, granted: Option<Granted>) {
+        let path = self.at(name);
+        let attributes = &mut self.model.node(&path).attributes;
+        for (name, encode) in purpose.iter().zip([shown, on_disk]) {
+            match granted {
+                Some(granted) => {
+                    attributes.insert(name.as_bytes().to_vec(), encode(&entries(granted)))
+                }
+                None => attributes.remove(name.as_bytes()),
+            };
+        }
     }
 
     // ---- the device

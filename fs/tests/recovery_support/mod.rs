@@ -19,7 +19,8 @@ use holdfast_fs::xfs::ondisk::superblock::{self, Superblock};
 use holdfast_fs::xfs::types::{AgBlock, AgNumber};
 use holdfast_fs::xfs::{Geometry, Mount, MountError, MountOptions};
 
-use crate::xfs_support::{Scratch, disk_over, tool};
+use crate::xfs_support::mutate::Random;
+use crate::xfs_support::{Scratch, contents, disk_over, repair_by, tool};
 
 /// Pages of memory: 64 MiB.
 const PAGES: u64 = 16384;
@@ -58,9 +59,7 @@ impl Device {
     }
     /// Everything on it.
     pub fn contents(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.queue.capacity_sectors() as usize * 512];
-        self.disk.peek(Sector(0), &mut bytes);
-        bytes
+        contents(&self.disk)
     }
     /// 512-byte blocks of the log.
     pub fn log_blocks(&self) -> u32 {
@@ -209,6 +208,36 @@ pub fn records(device: &Device) -> Vec<(Lsn, u32)> {
     records
 }
 
+/// Damage the log of an image at random, so many times: it is refused before anything is
+/// written, or recovered. How often the one and the other.
+pub fn damage_log(
+    name: &str,
+    image: &Arc<Vec<u8>>,
+    records: &[(Lsn, u32)],
+    rounds: u64,
+) -> [u32; 2] {
+    let (mut accepted, mut turned_away) = (0, 0);
+    for seed in 0..rounds {
+        let device = Device::new(image.clone());
+        let mut random = Random(seed);
+        for _ in 0..1 + random.below(3) {
+            let (lsn, blocks) = records[random.below(records.len())];
+            // More often than not with the checksum made right again.
+            device.damage(lsn, blocks, &mut || random.next(), seed % 4 > 0);
+        }
+        match device.recover() {
+            Ok(_) => accepted += 1,
+            Err(e) => {
+                turned_away += 1;
+                let writes = device.queue.statistics().write.requests;
+                assert_eq!(writes, 0, "{name}, seed {seed}: written, then {e}");
+            }
+        }
+    }
+    println!("{name}: {accepted} accepted, {turned_away} refused");
+    [accepted, turned_away]
+}
+
 /// Beginnings of lines that xfs_repair prints of any file system.
 const ORDINARY: [&str; 6] = [
     "Phase ",
@@ -232,18 +261,12 @@ pub const UNFINISHED: [&str; 5] = [
 pub fn complaints(scratch: &Scratch, image: &[u8], allowed: &[&str]) -> Vec<String> {
     let path = scratch.path("judged");
     std::fs::write(&path, image).expect("image");
-    let output = tool("xfs_repair")
-        .args(["-n", "-f", "-o", "force_geometry"])
-        .arg(&path)
-        .output()
-        .expect("xfs_repair");
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
+    let (content, said) = repair_by(tool("xfs_repair"), &path);
     let complaints: Vec<String> = said
         .lines()
         .filter(|line| !line.is_empty() && !ORDINARY.iter().any(|o| line.starts_with(o)))
         .map(String::from)
         .collect();
-    assert!(output.status.success() || !complaints.is_empty(), "{said}");
+    assert!(content || !complaints.is_empty(), "{said}");
     complaints.into_iter().filter(|line| !allowed.iter().any(|a| line.contains(a))).collect()
 }

@@ -11,6 +11,8 @@ mod support;
 mod xfs_log_support;
 #[path = "../xfs_support/mod.rs"]
 mod xfs_support;
+#[path = "../xfsprogs/mod.rs"]
+mod xfsprogs;
 
 #[path = "../xfs/log_space.rs"]
 mod log_space;

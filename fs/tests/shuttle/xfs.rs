@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::xfs_support::{Scratch, mkfs, mount_disk};
-use holdfast_fs::block::{Completion, MemDisk, MemDiskConfig};
+use crate::xfs_support::{disk_with, image, mount_disk};
+use holdfast_fs::block::{Completion, MemDiskConfig};
 use holdfast_fs::xfs::Mount;
 use holdfast_sync::thread::{Priority, spawn, yield_now};
 
@@ -16,15 +16,8 @@ static READ_AGAIN: AtomicU64 = AtomicU64::new(0);
 static SHARED: AtomicU64 = AtomicU64::new(0);
 
 fn scenario(image: &Arc<Vec<u8>>, shrinking: bool) {
-    let disk = MemDisk::over(
-        image.clone(),
-        MemDiskConfig {
-            capacity_sectors: image.len() as u64 / 512,
-            completion: Completion::Threads(1),
-            ..MemDiskConfig::default()
-        },
-    );
-    let mount = mount_disk(disk, true).expect("mount");
+    let config = MemDiskConfig { completion: Completion::Threads(1), ..MemDiskConfig::default() };
+    let mount = mount_disk(disk_with(image.clone(), config), true).expect("mount");
     mount.shrink(usize::MAX);
     let before = mount.buffers().statistics();
     let reader = |mount: Arc<Mount>| {
@@ -55,10 +48,7 @@ fn scenario(image: &Arc<Vec<u8>>, shrinking: bool) {
 
 #[test]
 fn readers_share_one_read() {
-    let scratch = Scratch::new("shuttle-xfs");
-    let path = scratch.path("image");
-    mkfs(&path, 16, &[], None);
-    let image = Arc::new(std::fs::read(&path).expect("image"));
+    let image = image(16, &[]);
     let quiet = image.clone();
     shuttle::check_random(move || scenario(&quiet, false), 300);
     assert!(SHARED.load(Ordering::Relaxed) > 300);

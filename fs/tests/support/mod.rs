@@ -235,6 +235,9 @@ impl Stack {
 /// A small reproducible generator.
 pub struct Rng(pub u64);
 impl Rng {
+    pub fn seeded(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
     pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -3,6 +3,8 @@
 
 #[path = "../machine/mod.rs"]
 mod machine;
+#[path = "../xfsprogs/mod.rs"]
+mod xfsprogs;
 
 mod io;
 mod memory;

@@ -4,12 +4,9 @@
 
 pub mod tree;
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use holdfast_fs::block::{BlockDevice, MemDisk, MemDiskConfig, Queue, Sector};
+use holdfast_fs::block::{BlockDevice, MemDisk, Queue};
 use holdfast_fs::pagecache::{CacheConfig, PageCache};
 use holdfast_fs::platform::Memory;
 use holdfast_fs::platform::host::{HostEnvironment, HostMemory, SimPageTable};
@@ -18,60 +15,10 @@ use holdfast_fs::vfs::{CharDevice, FileSystem, Namespace};
 use holdfast_fs::xfs::{Mount, MountError, MountOptions};
 use holdfast_fs::{Error, Result};
 
-/// A directory of its own, removed at the end.
-pub struct Scratch(pub PathBuf);
+use crate::xfsprogs::{contents, disk_over};
 
-impl Scratch {
-    pub fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("holdfast-volume-{}-{number}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&dir).expect("a scratch directory");
-        Self(dir)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn run(command: &mut Command) -> (bool, String) {
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
-    let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e} (xfsprogs is needed)"));
-    let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    (out.status.success(), text + &String::from_utf8_lossy(&out.stderr))
-}
-
-/// An image of this many megabytes, on a device that held 0xEE everywhere before.
-pub fn mkfs(megabytes: usize, options: &[&str]) -> Arc<Vec<u8>> {
-    let scratch = Scratch::new();
-    let image = scratch.0.join("image");
-    std::fs::write(&image, vec![0xEE; megabytes << 20]).expect("an image");
-    let mut command = Command::new("mkfs.xfs");
-    // These three let it make file systems smaller than 300 MB.
-    command.envs([("TEST_DIR", "x"), ("TEST_DEV", "y"), ("QA_CHECK_FS", "1")]);
-    command.args(["-q", "-f", "-K"]).args(options).arg(&image);
-    let (ok, text) = run(&mut command);
-    assert!(ok, "{command:?}: {text}");
-    Arc::new(std::fs::read(&image).expect("an image"))
-}
-
-/// What `xfs_repair -n` says of an image; nothing if it has nothing to say.
-pub fn repair(bytes: &[u8]) -> Option<String> {
-    let scratch = Scratch::new();
-    let image = scratch.0.join("image");
-    std::fs::write(&image, bytes).expect("an image");
-    let mut command = Command::new("xfs_repair");
-    let (ok, text) = run(command.args(["-n", "-f", "-o", "force_geometry"]).arg(&image));
-    if !ok && let Ok(keep) = std::env::var("HOLDFAST_KEEP") {
-        std::fs::copy(&image, &keep).expect("the place to keep the image in");
-    }
-    (!ok).then_some(text)
-}
+#[allow(unused_imports)]
+pub use crate::xfsprogs::{image as mkfs, repair};
 
 struct Silent;
 impl CharDevice for Silent {
@@ -100,11 +47,7 @@ impl Volume {
         Self::try_over(image).unwrap_or_else(|e| panic!("it does not mount: {e}"))
     }
     pub fn try_over(image: &Arc<Vec<u8>>) -> Result<Self, MountError> {
-        let config = MemDiskConfig {
-            capacity_sectors: image.len() as u64 / 512,
-            ..MemDiskConfig::default()
-        };
-        Self::on(MemDisk::over(image.clone(), config))
+        Self::on(disk_over(image.clone()))
     }
     /// Mount what is on a disk.
     pub fn on(disk: Arc<MemDisk>) -> Result<Self, MountError> {
@@ -139,9 +82,7 @@ impl Volume {
     }
     /// All bytes of the disk as they are now.
     pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.queue.info().capacity_sectors as usize * 512];
-        self.disk.peek(Sector(0), &mut bytes);
-        bytes
+        contents(&self.disk)
     }
     /// Unmount; the image.
     pub fn unmount(self) -> Arc<Vec<u8>> {

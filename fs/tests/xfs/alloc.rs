@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use crate::alloc_support::{Random, Scene, covers_all, free_extents};
-use crate::xfs_support::{Scratch, disk_over, mkfs, mount_disk, mount_file, xfs_db_write};
+use crate::xfs_support::{
+    Scratch, contents, disk_over, mkfs, mount_disk, mount_file, xfs_db_write,
+};
 use holdfast_fs::block::{Fault, FaultDisk, Op, TraceDisk, TraceEvent};
 use holdfast_fs::error::Error;
 use holdfast_fs::xfs::alloc::{self, AgReserve, AllocRequest, Target, Use};
@@ -102,24 +104,24 @@ fn random_work(mut scene: Scene, operations: u32, seed: u64) {
 
 #[test]
 fn random_work_in_one_group_of_small_blocks() {
-    random_work(Scene::new("alloc-1k", 16, &[&["-b", "size=1024"], &PLAIN[..]].concat()), 4000, 1);
+    random_work(Scene::new(16, &[&["-b", "size=1024"], &PLAIN[..]].concat()), 4000, 1);
 }
 
 #[test]
 fn random_work_in_four_groups() {
-    random_work(Scene::new("alloc-4k", 64, &["-d", "agcount=4"]), 4000, 2);
+    random_work(Scene::new(64, &["-d", "agcount=4"]), 4000, 2);
 }
 
 #[test]
 fn random_work_with_all_trees() {
     let options = ["-b", "size=2048", "-m", "rmapbt=1,reflink=1,finobt=1,inobtcount=1"];
-    random_work(Scene::new("alloc-rmap", 32, &options), 3000, 3);
+    random_work(Scene::new(32, &options), 3000, 3);
 }
 
 #[test]
 fn random_work_with_large_sectors() {
     let options = ["-s", "size=4096", "-d", "agcount=2", "-m", "reflink=0"];
-    random_work(Scene::new("alloc-sector", 32, &options), 2000, 4);
+    random_work(Scene::new(32, &options), 2000, 4);
 }
 
 /// Take everything there is, in pieces of up to `most`; in which order does not matter.
@@ -169,23 +171,23 @@ fn to_the_last_block(mut scene: Scene, seed: u64) {
 #[test]
 fn to_the_last_block_and_back_with_small_blocks() {
     let options = [&["-b", "size=1024"], &PLAIN[..]].concat();
-    to_the_last_block(Scene::new("alloc-full-1k", 16, &options), 5);
+    to_the_last_block(Scene::new(16, &options), 5);
 }
 
 #[test]
 fn to_the_last_block_and_back_in_three_groups() {
-    to_the_last_block(Scene::new("alloc-full", 48, &["-d", "agcount=3"]), 6);
+    to_the_last_block(Scene::new(48, &["-d", "agcount=3"]), 6);
 }
 
 #[test]
 fn to_the_last_block_and_back_with_reverse_mappings() {
     let options = ["-d", "agcount=2", "-m", "rmapbt=1,reflink=1"];
-    to_the_last_block(Scene::new("alloc-full-rmap", 32, &options), 7);
+    to_the_last_block(Scene::new(32, &options), 7);
 }
 
 #[test]
 fn extents_are_chosen_well() {
-    let mut scene = Scene::new("alloc-choice", 16, &PLAIN);
+    let mut scene = Scene::new(16, &PLAIN);
     let geometry = scene.mount.geometry().clone();
     let (&start, &length) = scene.free[0].iter().max_by_key(|(_, c)| **c).expect("free");
     let at = |block: u32| geometry.fs_block(AgNumber(0), AgBlock(block));
@@ -231,7 +233,7 @@ fn extents_are_chosen_well() {
 
 #[test]
 fn freeing_what_is_free_is_damage() {
-    let mut scene = Scene::new("alloc-double", 16, &PLAIN);
+    let mut scene = Scene::new(16, &PLAIN);
     let near = FsBlock(300);
     let wanted = request(&scene, Target::Near(near), 10, 10, Use::Data);
     let found = scene.allocate(&wanted).expect("allocate").expect("found");
@@ -253,7 +255,7 @@ fn freeing_what_is_free_is_damage() {
 #[test]
 fn a_device_that_fails_changes_nothing_or_shuts_down() {
     let options = [&["-b", "size=1024"], &PLAIN[..]].concat();
-    let mut scene = Scene::new("alloc-fault", 16, &options);
+    let mut scene = Scene::new(16, &options);
     let mut random = Random(8);
     // Trees of two levels and more.
     fill(&mut scene, &mut random, 2);
@@ -263,7 +265,7 @@ fn a_device_that_fails_changes_nothing_or_shuts_down() {
         scene.free(piece.block, piece.count);
     }
     scene.mount.unmount().expect("unmount");
-    let image = Arc::new(scene.bytes());
+    let image = Arc::new(contents(&scene.disk));
     let mut outcomes = [0; 3];
     for n in 0..60 {
         let fault = FaultDisk::new(disk_over(image.clone()));
@@ -296,7 +298,7 @@ fn a_device_that_fails_changes_nothing_or_shuts_down() {
 
 #[test]
 fn several_threads_at_once() {
-    let scene = Scene::new("alloc-threads", 64, &["-d", "agcount=4"]);
+    let scene = Scene::new(64, &["-d", "agcount=4"]);
     let owner = scene.owner();
     let threads: Vec<_> = (0..4)
         .map(|n| {
@@ -351,7 +353,7 @@ fn free(mount: &Arc<holdfast_fs::xfs::Mount>, piece: alloc::Allocation, owner: &
 #[test]
 fn blocks_kept_back_are_there_when_all_else_is_gone() {
     let options = ["-d", "agcount=2", "-m", "rmapbt=0,reflink=1,finobt=1"];
-    let mut scene = Scene::new("alloc-reserve", 32, &options);
+    let mut scene = Scene::new(32, &options);
     let mut random = Random(11);
     fill(&mut scene, &mut random, 64);
     let geometry = scene.mount.geometry().clone();
@@ -414,7 +416,7 @@ fn fill_in_pairs(mount: &Arc<holdfast_fs::xfs::Mount>, seed: u64) -> Vec<alloc::
 
 #[test]
 fn what_is_promised_to_several_threads_is_there() {
-    let scene = Scene::new("alloc-promise", 64, &["-d", "agcount=4"]);
+    let scene = Scene::new(64, &["-d", "agcount=4"]);
     let owner = scene.owner();
     for round in 0..2 {
         let threads: Vec<_> = (0..4)
@@ -449,7 +451,7 @@ fn discards(trace: &TraceDisk, geometry: &holdfast_fs::xfs::Geometry) -> Vec<(u6
 #[test]
 fn only_what_is_durably_free_is_discarded() {
     let mut trace = None;
-    let mut scene = Scene::over("alloc-discard", 16, &PLAIN, |below| {
+    let mut scene = Scene::over(16, &PLAIN, |below| {
         let disk = TraceDisk::new(below);
         trace = Some(disk.clone());
         disk
@@ -489,7 +491,7 @@ fn only_what_is_durably_free_is_discarded() {
 
 #[test]
 fn alignment_is_given_up_for_data_only() {
-    let mut scene = Scene::new("alloc-align", 16, &PLAIN);
+    let mut scene = Scene::new(16, &PLAIN);
     let mut random = Random(3);
     fill(&mut scene, &mut random, 64);
     // Free blocks at odd numbers only.

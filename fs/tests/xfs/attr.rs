@@ -2,24 +2,24 @@
 //! again after a remount, and by `xfs_repair -n`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
-use crate::xfs_support::{Scratch, disk_over, mkfs, mount_disk, run, tool, walk};
+use crate::xfs_support::{disk_over, image, judge, mount_disk, walk};
 use holdfast_fs::Error;
-use holdfast_fs::block::{
-    BioFlags, BlockDevice, MemDisk, Op, SECTOR_SIZE, Sector, TraceDisk, TraceEvent,
-};
+use holdfast_fs::block::{BioFlags, MemDisk, Op, SECTOR_SIZE, TraceDisk, TraceEvent};
 use holdfast_fs::xfs::namespace::{Create, NewKind};
 use holdfast_fs::xfs::{FileType, Inode, Mount};
 
-struct Random(u64);
+pub struct Random(pub u64);
 impl Random {
-    fn below(&mut self, n: usize) -> usize {
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        ((self.0 >> 11) % n as u64) as usize
+        self.0 >> 11
+    }
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
     }
 }
 
@@ -35,10 +35,8 @@ struct World {
 const OBJECTS: [&str; 7] = ["file", "dir", "fulldir", "link", "longlink", "longerlink", "device"];
 
 impl World {
-    fn new(scratch: &Scratch, options: &[&str]) -> Self {
-        let image = scratch.path("image");
-        mkfs(&image, 24, options, None);
-        let disk = disk_over(Arc::new(std::fs::read(&image).expect("image")));
+    fn new(options: &[&str]) -> Self {
+        let disk = disk_over(image(24, options));
         let mount = mount_disk(disk.clone(), false).expect("it mounts");
         let root = mount.inode(mount.root()).expect("the root");
         let room = mount.geometry().inode_bytes() - 176;
@@ -52,7 +50,7 @@ impl World {
                 "longerlink" => NewKind::Symlink(&longer),
                 _ => NewKind::Special(FileType::CharDevice, (5, 1)),
             };
-            let create = Create { mode: 0o755, uid: 0, gid: 0, kind };
+            let create = Create { mode: 0o755, umask: 0, uid: 0, gid: 0, kind };
             let made = mount.create(&root, name.as_bytes(), &create).expect("it can be made");
             if name == "fulldir" {
                 fill(&mount, &made, room);
@@ -64,10 +62,10 @@ impl World {
         walk::resolve(&self.mount, name).expect("an object")
     }
     /// Unmount, let xfs_repair judge, mount again.
-    fn remount(self, scratch: &Scratch) -> Self {
+    fn remount(self) -> Self {
         self.mount.unmount().expect("it can be unmounted");
         drop(self.mount);
-        judge(&self.disk, &scratch.path("judged"));
+        judge(&self.disk);
         let mount = mount_disk(self.disk.clone(), false).expect("it mounts again");
         Self { disk: self.disk, mount }
     }
@@ -80,7 +78,7 @@ fn long_target(room: usize) -> usize {
 
 /// Names until the directory hardly fits its inode.
 fn fill(mount: &Arc<Mount>, dir: &Inode, room: usize) {
-    let create = Create { mode: 0o644, uid: 0, gid: 0, kind: NewKind::Regular };
+    let create = Create { mode: 0o644, umask: 0, uid: 0, gid: 0, kind: NewKind::Regular };
     for i in 0.. {
         if dir.size() as usize + 30 > room {
             return;
@@ -88,13 +86,6 @@ fn fill(mount: &Arc<Mount>, dir: &Inode, room: usize) {
         let name = format!("a-name-in-here-{i:03}");
         mount.create(dir, name.as_bytes(), &create).expect("it can be made");
     }
-}
-
-fn judge(disk: &MemDisk, file: &Path) {
-    let mut bytes = vec![0; (disk.capacity_sectors() * SECTOR_SIZE) as usize];
-    disk.peek(Sector(0), &mut bytes);
-    std::fs::write(file, bytes).expect("image");
-    run(tool("xfs_repair").args(["-n", "-f", "-o", "force_geometry"]).arg(file));
 }
 
 fn compare(inode: &Inode, model: &Model) {
@@ -155,8 +146,7 @@ fn put(
 
 /// Up to the peak and down to nothing on every object, judged on the way.
 fn history(options: &[&str], seed: u64, peak: usize, lengths: Lengths) {
-    let scratch = Scratch::new(&format!("attr-{seed}"));
-    let mut world = World::new(&scratch, options);
+    let mut world = World::new(options);
     let before: Vec<_> = OBJECTS.map(|name| world.object(name).attributes().blocks).into();
     let mut random = Random(seed * 77 + 1);
     let mut models: Vec<Model> = OBJECTS.map(|_| Model::new()).into();
@@ -170,7 +160,7 @@ fn history(options: &[&str], seed: u64, peak: usize, lengths: Lengths) {
             }
             compare(&inode, model);
         }
-        world = world.remount(&scratch);
+        world = world.remount();
         for (name, model) in OBJECTS.iter().zip(&models) {
             compare(&world.object(name), model);
         }
@@ -212,8 +202,7 @@ fn values_up_to_64_kib() {
 
 #[test]
 fn what_cannot_be_set_is_refused() {
-    let scratch = Scratch::new("attr-refused");
-    let world = World::new(&scratch, &[]);
+    let world = World::new(&[]);
     let file = world.object("file");
     assert_eq!(file.setxattr(b"user.a", &[0; 65537], 0), Err(Error::TooLong));
     let long = [b"user.".as_slice(), &[b'n'; 256]].concat();
@@ -227,12 +216,12 @@ fn what_cannot_be_set_is_refused() {
     assert_eq!(file.getxattr(b"user.a"), Ok(Vec::new()));
     assert_eq!(file.setxattr(b"user.a", b"", 1), Err(Error::Exists));
     assert_eq!(file.removexattr(b"user.b"), Err(Error::NoAttribute));
-    world.remount(&scratch);
+    world.remount();
 }
 
 /// The disk after a power cut at event `cut`: what was flushed is there, of the rest what
 /// the draw says.
-fn after_cut(base: &[u8], events: &[TraceEvent], cut: usize, random: &mut Random) -> Vec<u8> {
+pub fn after_cut(base: &[u8], events: &[TraceEvent], cut: usize, random: &mut Random) -> Vec<u8> {
     let flushed = events[..cut]
         .iter()
         .rposition(|e| matches!(e, TraceEvent::Submitted(r) if r.op == Op::Flush))
@@ -255,14 +244,11 @@ fn after_cut(base: &[u8], events: &[TraceEvent], cut: usize, random: &mut Random
 /// in the inode, in a leaf and in blocks of its own.
 #[test]
 fn values_are_replaced_as_a_whole() {
-    let scratch = Scratch::new("attr-cut");
-    let image = scratch.path("image");
-    mkfs(&image, 16, &["-b", "size=1024"], None);
-    let base = Arc::new(std::fs::read(&image).expect("image"));
+    let base = image(16, &["-b", "size=1024"]);
     let trace = TraceDisk::new(disk_over(base.clone()));
     let mount = mount_disk(trace.clone(), false).expect("it mounts");
     let root = mount.inode(mount.root()).expect("the root");
-    let create = Create { mode: 0o644, uid: 0, gid: 0, kind: NewKind::Regular };
+    let create = Create { mode: 0o644, umask: 0, uid: 0, gid: 0, kind: NewKind::Regular };
     let file = mount.create(&root, b"file", &create).expect("made");
     let value = |round: usize| vec![round as u8; [20, 700, 5000, 3, 30_000, 900][round % 6]];
     // Where in the record each value was durable.

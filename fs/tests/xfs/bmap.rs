@@ -4,12 +4,11 @@
 //! The page cache is left out: the test does what it would do, block by block, so that
 //! maps, cookies and reservations are tested by themselves.
 
-use std::sync::Arc;
-
-use crate::bmap_support::{Image, Rng, Tested};
+use crate::bmap_support::{Scene, Tested};
+use crate::support::Rng;
 use holdfast_fs::Error;
 use holdfast_fs::iomap::{Layout, MapFlags, MapKind, Ops, Purpose, ReservedFork};
-use holdfast_fs::xfs::{ForkKind, Mount};
+use holdfast_fs::xfs::ForkKind;
 
 const IMAGES: [(&str, &[&str]); 5] = [
     ("1k", &["-b", "size=1024"]),
@@ -23,12 +22,10 @@ const IMAGES: [(&str, &[&str]); 5] = [
 fn random_work_equals_the_model() {
     for (seed, name, options) in runs() {
         let _replay = Replay(seed);
-        let image = Image::new(&format!("bmap-{name}"), options);
-        let mount = image.mount();
-        let before = mount.counters().free_blocks();
+        let scene = Scene::new(&format!("bmap-{name}"), options);
         let mut rng = Rng::seeded(seed);
-        let mut a = Tested::new(&image, &mount, "a", 1500);
-        let mut b = Tested::new(&image, &mount, "b", 700);
+        let mut a = scene.file("a", 1500);
+        let mut b = scene.file("b", 700);
         for round in 0..600 {
             let file = if rng.below(3) == 0 { &mut b } else { &mut a };
             file.step(&mut rng, round);
@@ -37,7 +34,7 @@ fn random_work_equals_the_model() {
                 b.check();
             }
         }
-        finish_and_empty(&image, mount, [a, b], before);
+        finish_and_empty(scene, [a, b]);
     }
 }
 
@@ -62,23 +59,12 @@ impl Drop for Replay {
 }
 
 /// Write all, unmount, judge; then empty the files: nothing stays behind.
-fn finish_and_empty(image: &Image, mount: Arc<Mount>, mut files: [Tested; 2], before: u64) {
+fn finish_and_empty(mut scene: Scene, mut files: [Tested; 2]) {
     files.iter_mut().for_each(Tested::flush);
     files.iter().for_each(Tested::check);
-    files.iter().for_each(Tested::close);
-    drop(files);
-    image.unmount(mount);
-    image.judge();
-    let mount = image.mount();
-    for path in ["a", "b"] {
-        let file = Tested::reopen(image, &mount, path);
-        file.inode.set_size(0, true).expect("truncate");
-        assert_eq!(file.inode.delalloc_blocks(), (0, 0));
-        assert_eq!(file.inode.attributes().blocks, 0, "{path}");
-    }
-    assert_eq!(mount.counters().free_blocks(), before, "free blocks");
-    image.unmount(mount);
-    image.judge();
+    scene.finish(files);
+    scene.remount();
+    scene.finish_empty(["a", "b"].map(|path| scene.file(path, 0)));
 }
 
 /// Files that share blocks, written to in every way: each keeps its own contents.
@@ -86,12 +72,10 @@ fn finish_and_empty(image: &Image, mount: Arc<Mount>, mut files: [Tested; 2], be
 fn shared_blocks_are_copied_before_they_change() {
     for (seed, name, options) in runs() {
         let _replay = Replay(seed);
-        let image = Image::new(&format!("bmap-share-{name}"), options);
-        let mount = image.mount();
-        let before = mount.counters().free_blocks();
+        let scene = Scene::new(&format!("bmap-share-{name}"), options);
         let mut rng = Rng::seeded(seed);
-        let mut a = Tested::new(&image, &mount, "a", 900);
-        let mut b = Tested::new(&image, &mount, "b", 900);
+        let mut a = scene.file("a", 900);
+        let mut b = scene.file("b", 900);
         let mut shared = 0;
         a.write_direct(0..300);
         for round in 0..500 {
@@ -115,7 +99,7 @@ fn shared_blocks_are_copied_before_they_change() {
             }
         }
         assert!(shared > 50);
-        finish_and_empty(&image, mount, [a, b], before);
+        finish_and_empty(scene, [a, b]);
     }
 }
 
@@ -124,10 +108,8 @@ fn shared_blocks_are_copied_before_they_change() {
 #[test]
 fn fragmented_files_grow_and_lose_their_tree() {
     for (name, options) in [IMAGES[0], IMAGES[2]] {
-        let image = Image::new(&format!("bmap-tree-{name}"), options);
-        let mount = image.mount();
-        let before = mount.counters().free_blocks();
-        let mut file = Tested::new(&image, &mount, "a", 6000);
+        let scene = Scene::new(&format!("bmap-tree-{name}"), options);
+        let mut file = scene.file("a", 6000);
         let mut rng = Rng(77);
         let mut order: Vec<u64> = (0..2500).map(|i| i * 2).collect();
         for i in (1..order.len()).rev() {
@@ -138,22 +120,16 @@ fn fragmented_files_grow_and_lose_their_tree() {
         }
         file.check();
         assert_eq!(file.inode.attributes().nextents, 2500);
-        image.check_bmap(&mount, &file);
+        scene.check_bmap(&file);
         for block in order.iter().take(1200) {
             file.punch(*block..block + 1);
         }
         file.check();
-        image.check_bmap(&mount, &file);
+        scene.check_bmap(&file);
         file.punch(40..5000);
         file.check();
         assert!(file.inode.attributes().nextents <= 20);
-        file.truncate(0);
-        assert_eq!(file.inode.attributes().blocks, 0);
-        assert_eq!(mount.counters().free_blocks(), before, "{name}");
-        file.close();
-        drop(file);
-        image.unmount(mount);
-        image.judge();
+        scene.finish_empty([file]);
     }
 }
 
@@ -161,41 +137,34 @@ fn fragmented_files_grow_and_lose_their_tree() {
 /// moves down a level.
 #[test]
 fn the_root_makes_room_for_attributes() {
-    let image = Image::new("bmap-root", &["-b", "size=1024"]);
-    let mount = image.mount();
-    let before = mount.counters().free_blocks();
-    let mut file = Tested::new(&image, &mount, "a", 4000);
+    let scene = Scene::new("bmap-root", &["-b", "size=1024"]);
+    let mut file = scene.file("a", 4000);
     for block in 0..1170 {
         file.write_direct(block * 2..block * 2 + 1);
     }
     file.inode.setxattr(b"user.name", &[7; 30], 0).expect("an attribute");
     assert_eq!(file.inode.getxattr(b"user.name").expect("it is there"), [7; 30]);
     file.check();
-    image.check_bmap(&mount, &file);
+    scene.check_bmap(&file);
     for block in 1170..1500 {
         file.write_direct(block * 2..block * 2 + 1);
     }
     file.inode.setxattr(b"user.large", &[9; 700], 0).expect("an attribute");
     file.check();
-    image.check_bmap(&mount, &file);
+    scene.check_bmap(&file);
     file.truncate(0);
     file.inode.removexattr(b"user.large").expect("it was there");
     file.inode.removexattr(b"user.name").expect("it was there");
-    assert_eq!(mount.counters().free_blocks(), before - file.inode.attributes().blocks / 2);
-    file.close();
-    drop(file);
-    image.unmount(mount);
-    image.judge();
+    assert_eq!(scene.free(), scene.before - file.inode.attributes().blocks / 2);
+    scene.finish([file]);
 }
 
 /// A reservation that is not used comes back to the block, whatever became of its
 /// surroundings.
 #[test]
 fn delalloc_is_given_back_exactly() {
-    let image = Image::new("bmap-delalloc", &["-b", "size=1024"]);
-    let mount = image.mount();
-    let before = mount.counters().free_blocks();
-    let file = Tested::new(&image, &mount, "a", 4000);
+    let scene = Scene::new("bmap-delalloc", &["-b", "size=1024"]);
+    let file = scene.file("a", 4000);
     let mut rng = Rng(5);
     for _ in 0..300 {
         let start = rng.below(3000) << 10;
@@ -212,24 +181,19 @@ fn delalloc_is_given_back_exactly() {
         let range = from..from + ((1 + rng.below(400)) << 10);
         file.inode.punch_delalloc(range, ReservedFork::Data).expect("punch");
     }
-    assert!(mount.counters().free_blocks() < before);
+    assert!(scene.free() < scene.before);
     file.inode.punch_delalloc(0..1 << 40, ReservedFork::Data).expect("punch");
-    assert_eq!(mount.counters().free_blocks(), before);
+    assert_eq!(scene.free(), scene.before);
     assert_eq!(file.inode.delalloc_blocks(), (0, 0));
-    file.close();
-    drop(file);
-    image.unmount(mount);
-    image.judge();
+    scene.finish([file]);
 }
 
 /// All space can be reserved, none twice; what was promised can be written; a reservation
 /// ahead of the end of the file steps back.
 #[test]
 fn space_runs_out_exactly() {
-    let image = Image::new("bmap-enospc", &["-b", "size=1024"]);
-    let mount = image.mount();
-    let before = mount.counters().free_blocks();
-    let mut file = Tested::new(&image, &mount, "a", 40_000);
+    let scene = Scene::new("bmap-enospc", &["-b", "size=1024"]);
+    let mut file = scene.file("a", 40_000);
     let mut at = 0;
     loop {
         match file.inode.begin(at, 1 << 20, Purpose::Write) {
@@ -245,12 +209,17 @@ fn space_runs_out_exactly() {
         assert!(at < 20 << 20, "more than there is");
     }
     // One block more costs a way up the tree.
-    assert!(mount.counters().free_blocks() <= 16, "{} left", mount.counters().free_blocks());
-    assert!(at >> 10 >= before - before / 20, "{} of {before} blocks", at >> 10);
+    assert!(scene.free() <= 16, "{} left", scene.free());
+    assert!(
+        at >> 10 >= scene.before - scene.before / 20,
+        "{} of {} blocks",
+        at >> 10,
+        scene.before
+    );
     file.flush();
     file.check();
     assert_eq!(file.inode.delalloc_blocks(), (0, 0));
-    let free = mount.counters().free_blocks();
+    let free = scene.free();
     // The reserve for a tree that was not needed can be used now.
     let mut more = 0;
     while let Ok(map) = file.inode.begin(at, 1 << 20, Purpose::Write) {
@@ -260,14 +229,9 @@ fn space_runs_out_exactly() {
         at = end;
         file.flush();
     }
-    assert!(more <= free && mount.counters().free_blocks() <= 16);
+    assert!(more <= free && scene.free() <= 16);
     file.check();
-    file.truncate(0);
-    assert_eq!(mount.counters().free_blocks(), before);
-    file.close();
-    drop(file);
-    image.unmount(mount);
-    image.judge();
+    scene.finish_empty([file]);
 }
 
 /// Free space in single blocks only: one reservation becomes as many extents as blocks,
@@ -275,19 +239,17 @@ fn space_runs_out_exactly() {
 #[test]
 fn one_reservation_in_many_pieces() {
     for (name, options) in [IMAGES[0], IMAGES[4]] {
-        let image = Image::new(&format!("bmap-pieces-{name}"), options);
-        let mount = image.mount();
-        let before = mount.counters().free_blocks();
-        let mut comb = Tested::new(&image, &mount, "b", 20_000);
-        let fill = mount.counters().free_blocks() - 200;
+        let scene = Scene::new(&format!("bmap-pieces-{name}"), options);
+        let mut comb = scene.file("b", 20_000);
+        let fill = scene.free() - 200;
         comb.write_direct(0..fill);
         for block in (0..fill).step_by(2) {
             comb.punch(block..block + 1);
         }
         // What was freed can be used when that is durable.
-        mount.log().expect("a log").force_all().expect("force");
-        let mut file = Tested::new(&image, &mount, "a", 20_000);
-        let wanted = mount.counters().free_blocks() * 9 / 10;
+        scene.mount.log().expect("a log").force_all().expect("force");
+        let mut file = scene.file("a", 20_000);
+        let wanted = scene.free() * 9 / 10;
         for start in (0..wanted).step_by(500) {
             file.write(start..(start + 500).min(wanted));
         }
@@ -296,36 +258,26 @@ fn one_reservation_in_many_pieces() {
         file.check();
         comb.check();
         assert!(file.inode.attributes().nextents > wanted / 2);
-        image.check_bmap(&mount, &file);
-        file.truncate(0);
-        comb.truncate(0);
-        assert_eq!(mount.counters().free_blocks(), before, "{name}");
-        file.close();
-        comb.close();
-        drop((file, comb));
-        image.unmount(mount);
-        image.judge();
+        scene.check_bmap(&file);
+        scene.finish_empty([file, comb]);
     }
 }
 
 /// Files that ask for large extents get them, aligned, at once.
 #[test]
 fn extent_size_hints_are_kept() {
-    let image = Image::new("bmap-hint", &["-b", "size=4096", "-d", "extszinherit=16"]);
-    let mount = image.mount();
-    let before = mount.counters().free_blocks();
-    let mut file = Tested::new(&image, &mount, "a", 1000);
+    let scene = Scene::new("bmap-hint", &["-b", "size=4096", "-d", "extszinherit=16"]);
+    let mut file = scene.file("a", 1000);
     if file.inode.attributes().extsize != 16 * 4096 {
         panic!("mkfs.xfs made a file without the hint of its directory");
     }
-    // A store through a mapping reserves what it needs and no more.
+    // A store through a mapping allocates as any other write does.
     file.inode.begin(3 << 12, 4096, Purpose::Fault).expect("a block");
     file.note_written(3..4);
     file.write(5..6);
     file.write(100..130);
-    assert_eq!(file.inode.delalloc_blocks(), (1, 0));
-    file.flush();
     assert_eq!(file.inode.delalloc_blocks(), (0, 0));
+    file.flush();
     let extents = file.inode.all_extents(ForkKind::Data).expect("extents");
     let covered: u64 =
         extents.iter().filter(|e| e.offset.0 >= 96).map(|e| u64::from(e.count)).sum();
@@ -333,28 +285,21 @@ fn extent_size_hints_are_kept() {
     let start = extents.iter().find(|e| e.offset.0 >= 96).map(|e| e.offset.0);
     assert_eq!(start, Some(96), "{extents:?}");
     file.check();
-    file.truncate(0);
-    assert_eq!(mount.counters().free_blocks(), before);
-    file.close();
-    drop(file);
-    image.unmount(mount);
-    image.judge();
+    scene.finish_empty([file]);
 }
 
 /// Several files at work at the same time, in a file system with four groups.
 #[test]
 fn threads_do_not_disturb_each_other() {
     let options = ["-b", "size=1024", "-d", "agcount=4", "-m", "rmapbt=1"];
-    let image = Image::sized("bmap-threads", 64, &options);
-    let mount = image.mount();
-    mount.start();
-    let before = mount.counters().free_blocks();
+    let scene = Scene::sized("bmap-threads", 64, &options);
+    scene.mount.start();
     std::thread::scope(|scope| {
         for (index, path) in ["a", "b", "c"].iter().enumerate() {
-            let (image, mount) = (&image, &mount);
+            let scene = &scene;
             scope.spawn(move || {
                 let mut rng = Rng(0xABCD_EF01 + index as u64);
-                let mut file = Tested::new(image, mount, path, 900);
+                let mut file = scene.file(path, 900);
                 for round in 0..250 {
                     file.step(&mut rng, round);
                 }
@@ -365,19 +310,16 @@ fn threads_do_not_disturb_each_other() {
             });
         }
     });
-    assert_eq!(mount.counters().free_blocks(), before);
-    image.unmount(mount);
-    image.judge();
+    assert_eq!(scene.free(), scene.before);
+    scene.finish([]);
 }
 
 /// What was reserved ahead of the end does not become part of a file that grows over it
 /// in another way.
 #[test]
 fn blocks_ahead_are_not_left_in_a_gap() {
-    let image = Image::new("bmap-gap", &["-b", "size=4096"]);
-    let mount = image.mount();
-    let before = mount.counters().free_blocks();
-    let mut file = Tested::new(&image, &mount, "a", 4000);
+    let scene = Scene::new("bmap-gap", &["-b", "size=4096"]);
+    let mut file = scene.file("a", 4000);
     file.write(0..16);
     file.write(16..24);
     file.flush();
@@ -402,21 +344,14 @@ fn blocks_ahead_are_not_left_in_a_gap() {
     file.write_direct(at + 3000..at + 3001);
     file.flush();
     file.check();
-    file.truncate(0);
-    assert_eq!(mount.counters().free_blocks(), before);
-    file.close();
-    drop(file);
-    image.unmount(mount);
-    image.judge();
+    scene.finish_empty([file]);
 }
 
 /// Blocks ahead of the end of a growing file: there while it grows, gone when it is closed.
 #[test]
 fn blocks_ahead_are_trimmed() {
-    let image = Image::new("bmap-ahead", &["-b", "size=4096"]);
-    let mount = image.mount();
-    let before = mount.counters().free_blocks();
-    let mut file = Tested::new(&image, &mount, "a", 4000);
+    let scene = Scene::new("bmap-ahead", &["-b", "size=4096"]);
+    let mut file = scene.file("a", 4000);
     let mut ahead = 0;
     for i in 0..256 {
         file.write(i * 2..i * 2 + 2);
@@ -428,9 +363,6 @@ fn blocks_ahead_are_trimmed() {
     assert_eq!(file.inode.attributes().blocks, 512 * 8);
     assert!(file.inode.attributes().nextents <= 2, "{}", file.inode.attributes().nextents);
     file.check();
-    assert_eq!(before - mount.counters().free_blocks(), 512);
-    file.close();
-    drop(file);
-    image.unmount(mount);
-    image.judge();
+    assert_eq!(scene.before - scene.free(), 512);
+    scene.finish([file]);
 }

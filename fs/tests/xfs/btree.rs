@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
 
-use crate::xfs_support::{Scratch, mkfs, mount_bytes};
+use crate::alloc_support::Random;
+use crate::xfs_support::{image, mount_bytes};
 use holdfast_fs::error::{Error, Result};
 use holdfast_fs::xfs::Mount;
 use holdfast_fs::xfs::btree::{Cursor, Entry, KeyOf, Pointers, Root, Shape};
@@ -297,25 +298,11 @@ impl<R: Sample, const LEAF: usize, const NODE: usize, const LONG: bool> Toy<R, L
     }
 }
 
-struct Random(u64);
-impl Random {
-    fn below(&mut self, n: u32) -> u32 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 33) % u64::from(n)) as u32
-    }
-}
-
 /// A file system to work in. Transactions here are never committed, which shuts it down:
 /// each needs a fresh one.
 fn mounted() -> Arc<Mount> {
     static IMAGE: OnceLock<Arc<Vec<u8>>> = OnceLock::new();
-    let image = IMAGE.get_or_init(|| {
-        let scratch = Scratch::new("btree");
-        let path = scratch.path("image");
-        mkfs(&path, 16, &["-b", "size=1024", "-d", "agcount=1"], None);
-        Arc::new(std::fs::read(&path).unwrap())
-    });
+    let image = IMAGE.get_or_init(|| image(16, &["-b", "size=1024", "-d", "agcount=1"]));
     mount_bytes(image.clone(), false).expect("mount")
 }
 

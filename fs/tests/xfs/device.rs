@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::xfs_support::{Scratch, craft, disk_over, mount_bytes, mount_disk, walk};
+use crate::xfs_support::{Scratch, craft, disk_over, disk_with, mount_bytes, mount_disk, walk};
 use holdfast_fs::Error;
-use holdfast_fs::block::{Completion, Fault, FaultDisk, MemDisk, MemDiskConfig, Op, Queue};
+use holdfast_fs::block::{Completion, Fault, FaultDisk, MemDiskConfig, Op, Queue};
 use holdfast_fs::platform::Memory;
 use holdfast_fs::platform::host::HostMemory;
 use holdfast_fs::xfs::{Mount, MountError, MountOptions};
@@ -76,15 +76,9 @@ fn everything_reads_with_hardly_any_memory() {
 fn many_threads_read_the_same_blocks_once() {
     let image = image("xfs-threads");
     let whole = walk::tree(&mount_bytes(image.clone(), false).expect("mount"));
-    let disk = MemDisk::over(
-        image.clone(),
-        MemDiskConfig {
-            capacity_sectors: image.len() as u64 / 512,
-            completion: Completion::Reordered(2, 42),
-            ..MemDiskConfig::default()
-        },
-    );
-    let mount = mount_disk(disk, false).expect("mount");
+    let config =
+        MemDiskConfig { completion: Completion::Reordered(2, 42), ..MemDiskConfig::default() };
+    let mount = mount_disk(disk_with(image.clone(), config), false).expect("mount");
     let alone = {
         let mount = mount_disk(disk_over(image), false).expect("mount");
         walk::tree(&mount);

@@ -2,27 +2,14 @@
 //! by reading them again after a remount, and by `xfs_repair -n`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
-use crate::xfs_support::{Scratch, disk_over, mkfs, mount_disk, run, tool, walk};
+use crate::attr::Random;
+use crate::xfs_support::{disk_over, image, judge, mount_disk, walk};
 use holdfast_fs::Error;
-use holdfast_fs::block::{MemDisk, SECTOR_SIZE, Sector};
+use holdfast_fs::block::MemDisk;
 use holdfast_fs::xfs::namespace::{Create, NewKind, Rename, RenameFlags};
 use holdfast_fs::xfs::{Ino, Inode, Mount};
-
-struct Random(u64);
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 11
-    }
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-}
 
 /// What the directory should hold.
 type Model = BTreeMap<Vec<u8>, Ino>;
@@ -40,14 +27,12 @@ fn open(mount: &Arc<Mount>, name: &str) -> Arc<Inode> {
 }
 
 impl World {
-    fn new(scratch: &Scratch, options: &[&str]) -> Self {
-        let image = scratch.path("image");
-        mkfs(&image, 16, options, None);
-        let disk = disk_over(Arc::new(std::fs::read(&image).expect("image")));
+    fn new(options: &[&str]) -> Self {
+        let disk = disk_over(image(16, options));
         let mount = mount_disk(disk.clone(), false).expect("it mounts");
         let root = mount.inode(mount.root()).expect("the root");
         let make = |name: &[u8], kind| {
-            let create = Create { mode: 0o755, uid: 0, gid: 0, kind };
+            let create = Create { mode: 0o755, umask: 0, uid: 0, gid: 0, kind };
             mount.create(&root, name, &create).expect("it can be made")
         };
         let dir = make(b"d", NewKind::Directory);
@@ -55,11 +40,11 @@ impl World {
         Self { disk, mount, dir, files }
     }
     /// Unmount, let xfs_repair judge, mount again.
-    fn remount(self, scratch: &Scratch) -> Self {
+    fn remount(self) -> Self {
         let disk = self.disk.clone();
         self.mount.unmount().expect("it can be unmounted");
         drop(self);
-        judge(&disk, &scratch.path("judged"));
+        judge(&disk);
         let mount = mount_disk(disk.clone(), false).expect("it mounts again");
         let (dir, files) = (open(&mount, "d"), [open(&mount, "f"), open(&mount, "g")]);
         Self { disk, mount, dir, files }
@@ -122,18 +107,6 @@ impl World {
     }
 }
 
-fn judge(disk: &MemDisk, file: &Path) {
-    let mut bytes = vec![0; disk_bytes(disk)];
-    disk.peek(Sector(0), &mut bytes);
-    std::fs::write(file, bytes).expect("image");
-    run(tool("xfs_repair").args(["-n", "-f", "-o", "force_geometry"]).arg(file));
-}
-
-fn disk_bytes(disk: &MemDisk) -> usize {
-    use holdfast_fs::block::BlockDevice;
-    (disk.capacity_sectors() * SECTOR_SIZE) as usize
-}
-
 /// How a history goes.
 struct Plan {
     /// Names at most.
@@ -170,8 +143,7 @@ impl Plan {
 
 /// Up to the peak and down to nothing, judged on the way.
 fn history(options: &[&str], seed: u64, mut plan: Plan) {
-    let scratch = Scratch::new(&format!("dir-{seed}"));
-    let mut world = World::new(&scratch, options);
+    let mut world = World::new(options);
     let (mut model, mut names) = (Model::new(), Vec::new());
     let mut random = Random(seed * 77 + 1);
     let marks = [plan.peak / 100, plan.peak / 10, plan.peak];
@@ -181,7 +153,7 @@ fn history(options: &[&str], seed: u64, mut plan: Plan) {
             world.step(&mut random, &mut model, &mut names, &plan);
         }
         world.compare(&model);
-        world = world.remount(&scratch);
+        world = world.remount();
         world.compare(&model);
     }
     plan.adding = 15;
@@ -189,7 +161,7 @@ fn history(options: &[&str], seed: u64, mut plan: Plan) {
         while names.len() > mark {
             world.step(&mut random, &mut model, &mut names, &plan);
         }
-        world = world.remount(&scratch);
+        world = world.remount();
         world.compare(&model);
     }
     let attributes = world.dir.attributes();
@@ -227,22 +199,21 @@ fn names_that_hash_alike() {
 
 #[test]
 fn names_without_regard_to_case() {
-    let scratch = Scratch::new("dir-case");
-    let mut world = World::new(&scratch, &["-n", "version=ci"]);
+    let mut world = World::new(&["-n", "version=ci"]);
     let mut model = Model::new();
     for i in 0..2000 {
         let name = format!("Name-{i}-{}", "Xy".repeat(i % 20)).into_bytes();
         world.mount.link(&world.dir, &name, &world.files[0], false).expect("linked");
         model.insert(name, world.files[0].ino());
     }
-    world = world.remount(&scratch);
+    world = world.remount();
     world.compare(&model);
     for name in model.keys() {
         let other = name.to_ascii_uppercase();
         assert_eq!(world.dir.lookup(&other), Ok(world.files[0].ino()));
         world.mount.unlink(&world.dir, &other, &world.files[0]).expect("unlinked");
     }
-    world = world.remount(&scratch);
+    world = world.remount();
     world.compare(&Model::new());
 }
 
@@ -251,8 +222,7 @@ fn names_without_regard_to_case() {
 fn full_and_empty_again() {
     for options in [["-b", "size=1024", "-n", "size=4096"], ["-b", "size=4096", "-n", "size=16384"]]
     {
-        let scratch = Scratch::new("dir-full");
-        let mut world = World::new(&scratch, &options);
+        let mut world = World::new(&options);
         let free = world.mount.statfs().blocks_free;
         let mut model = Model::new();
         let full = loop {
@@ -264,14 +234,14 @@ fn full_and_empty_again() {
         };
         assert_eq!(full, Error::NoSpace);
         assert!(!world.mount.is_shut_down());
-        world = world.remount(&scratch);
+        world = world.remount();
         world.compare(&model);
         // Every other one first: blocks in the middle of extents are freed.
         let (odd, even): (Vec<_>, Vec<_>) = model.keys().enumerate().partition(|(i, _)| i % 2 == 1);
         for (_, name) in odd.into_iter().chain(even) {
             world.mount.unlink(&world.dir, name, &world.files[0]).expect("unlinked");
         }
-        world = world.remount(&scratch);
+        world = world.remount();
         world.compare(&Model::new());
         assert_eq!(world.mount.statfs().blocks_free, free);
     }

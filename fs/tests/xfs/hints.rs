@@ -27,12 +27,13 @@ fn extent_size_hints_are_acted_on() {
     let volume = Volume::over(&mkfs(16, &[]));
     let p = &volume.process;
     let fd = volume.create(b"/large").unwrap();
-    let hint = |xflags, extsize, cowextsize| FsXattr { xflags, extsize, cowextsize };
-    // No whole blocks, too large, not for files, a flag that would mean something else.
+    let hint = |xflags, extsize, cowextsize| FsXattr { xflags, extsize, cowextsize, projid: 0 };
+    // No whole blocks, too large, not for files, a realtime file, a flag of nobody's.
     assert_eq!(errno(p.fssetxattr(fd, &hint(EXTSIZE, 1000, 0))), 22);
     assert_eq!(errno(p.fssetxattr(fd, &hint(EXTSIZE, 1 << 30, 0))), 22);
     assert_eq!(errno(p.fssetxattr(fd, &hint(EXTSIZE_INHERIT, 65536, 0))), 22);
-    assert_eq!(errno(p.fssetxattr(fd, &hint(1 << 3, 0, 0))), 95);
+    assert_eq!(errno(p.fssetxattr(fd, &hint(1, 0, 0))), 22);
+    assert_eq!(errno(p.fssetxattr(fd, &hint(1 << 20, 0, 0))), 95);
     p.fssetxattr(fd, &hint(EXTSIZE | COW_EXTSIZE, 65536, 131_072)).unwrap();
     let a = p.attributes(fd).unwrap();
     assert_eq!((a.extsize, a.cowextsize), (65536, 131_072));
@@ -56,7 +57,7 @@ fn files_inherit_the_hint_of_their_directory() {
     let p = &volume.process;
     p.mkdir(b"/d", 0o755).unwrap();
     let dir = p.open(b"/d", OpenFlags::DIRECTORY, 0).unwrap();
-    let hint = FsXattr { xflags: EXTSIZE_INHERIT, extsize: 32768, cowextsize: 0 };
+    let hint = FsXattr { xflags: EXTSIZE_INHERIT, extsize: 32768, ..FsXattr::default() };
     p.fssetxattr(dir, &hint).unwrap();
     p.close(dir).unwrap();
     let fd = volume.create(b"/d/f").unwrap();

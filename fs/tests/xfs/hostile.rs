@@ -12,33 +12,14 @@ use std::time::{Duration, Instant};
 use crate::xfs_support::craft::{self, Craft};
 use crate::xfs_support::exercise::{exercise, groups};
 use crate::xfs_support::mutate::{Region, mutate};
+use crate::xfs_support::recorder::Recorder;
 use crate::xfs_support::walk::{self, Object};
 use crate::xfs_support::{Scratch, disk_over, mount_disk};
-use holdfast_fs::block::{Bio, BioFlags, BlockDevice, DeviceInfo, MemDisk, Op, Queue};
+use holdfast_fs::block::Queue;
 use holdfast_fs::platform::host::HostMemory;
 use holdfast_fs::xfs::ondisk::bmbt::Extent;
 use holdfast_fs::xfs::{ForkKind, Ino, Mount, MountError, MountOptions};
 use holdfast_fs::{Error, Result};
-
-/// Notes which metadata is read.
-struct Recorder {
-    below: Arc<MemDisk>,
-    reads: Mutex<BTreeSet<Region>>,
-}
-
-impl BlockDevice for Recorder {
-    fn info(&self) -> DeviceInfo {
-        self.below.info()
-    }
-    fn submit(&self, bio: Bio) {
-        if bio.op == Op::Read && bio.flags.contains(BioFlags::META) {
-            let region =
-                Region { offset: bio.sector.0 as usize * 512, len: bio.length_bytes as usize };
-            self.reads.lock().expect("reads").insert(region);
-        }
-        self.below.submit(bio);
-    }
-}
 
 /// What there is to know of an object.
 type Facts = (Object, Vec<Extent>, Vec<Extent>);
@@ -75,7 +56,7 @@ fn baseline(image: Vec<u8>) -> Baseline {
     let names = tree.objects.keys().enumerate();
     let sample = names.filter(|(i, p)| p.iter().filter(|&&b| b == b'/').count() < 2 || i % 20 == 0);
     for (_, path) in sample {
-        let recorder = Arc::new(Recorder { below: below(), reads: Mutex::default() });
+        let recorder = Recorder::over(below());
         let mount = mount_disk(recorder.clone(), false).expect("mount");
         let mut way = Vec::new();
         let facts = look(&mount, path, &mut way).expect("an undamaged object");
@@ -87,17 +68,16 @@ fn baseline(image: Vec<u8>) -> Baseline {
                 len: geometry.inode_bytes(),
             })
             .collect();
-        let reads = recorder.reads.lock().expect("reads").clone();
-        depends.extend(reads.iter().filter(|r| !r.of(&image).starts_with(b"IN")));
+        depends.extend(recorder.take().iter().filter(|r| !r.of(&image).starts_with(b"IN")));
         all.extend(depends.iter().copied());
         objects.insert(path.clone(), (facts, depends));
     }
     // The allocation groups' own structures.
-    let recorder = Arc::new(Recorder { below: below(), reads: Mutex::default() });
+    let recorder = Recorder::over(below());
     let mount = mount_disk(recorder.clone(), false).expect("mount");
-    recorder.reads.lock().expect("reads").clear();
+    recorder.take();
     assert_eq!(groups(&mount), Vec::new(), "undamaged groups");
-    all.extend(recorder.reads.lock().expect("reads").iter().copied());
+    all.extend(recorder.take());
     Baseline { image, regions: all.into_iter().collect(), objects }
 }
 

@@ -4,37 +4,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::xfs_support::{Scratch, craft, mkfs, mount_bytes, mount_file, number, walk, xfs_db};
+use crate::xfs_support::{
+    GEOMETRIES, Scratch, craft, mkfs, mount_bytes, mount_file, number, walk, xfs_db,
+};
 use holdfast_fs::Error;
 use holdfast_fs::iomap::{MapFlags, MapKind, Ops, Purpose, ReservedFork};
 use holdfast_fs::xfs::log::head::LogState;
 use holdfast_fs::xfs::types::AgNumber;
 use holdfast_fs::xfs::{FileType, ForkKind, Mount};
-
-/// Options of mkfs.xfs, megabytes.
-const GEOMETRIES: &[(&[&str], u64)] = &[
-    (&[], 16),
-    (&["-d", "agcount=3"], 60),
-    (&["-b", "size=1024"], 32),
-    (&["-b", "size=1024", "-n", "size=8192", "-m", "rmapbt=1"], 40),
-    (&["-b", "size=1024", "-n", "size=65536"], 40),
-    (&["-b", "size=2048", "-i", "size=1024"], 32),
-    (&["-b", "size=2048", "-n", "size=16384", "-m", "reflink=0"], 32),
-    (&["-n", "size=65536"], 40),
-    (&["-n", "size=8192", "-i", "nrext64=1"], 40),
-    (&["-i", "size=2048"], 40),
-    (&["-i", "size=1024,sparse=0"], 40),
-    (&["-s", "size=4096"], 64),
-    (&["-s", "size=4096", "-n", "size=32768", "-i", "size=2048"], 64),
-    (&["-m", "rmapbt=1,reflink=1,bigtime=1,inobtcount=1"], 40),
-    (&["-m", "finobt=0,reflink=0,bigtime=0,inobtcount=0,rmapbt=0", "-i", "sparse=0"], 40),
-    (&["-m", "bigtime=0,inobtcount=0"], 40),
-    (&["-d", "su=64k,sw=4", "-l", "su=64k"], 64),
-    (&["-d", "su=256k,sw=2,agcount=2", "-l", "su=256k"], 128),
-    (&["-l", "su=4096"], 40),
-    (&["-n", "version=ci"], 40),
-    (&["-L", "twelve-chars", "-m", "uuid=12345678-1234-1234-1234-123456789abc"], 40),
-];
 
 #[test]
 fn geometries() {
@@ -321,13 +298,17 @@ fn maps_for_writing_say_what_is_shared() {
     sparse.punch_delalloc(3072..4096, ReservedFork::Data).expect("given back");
     assert_eq!(mount.statfs().blocks_free, free);
     assert!(!sparse.is_valid(&map));
-    // Block 1 of "shared" has two owners: its data goes elsewhere, block 0 and 2 do not.
+    // Block 1 of "shared" has two owners: its data goes elsewhere, that of block 0 does not.
+    // What lies ready for such copies reaches beyond it, and block 2 will use that.
     let shared = walk::resolve(&mount, "shared").expect("shared");
     let map = shared.begin(0, 1024, Purpose::Write).expect("the first block");
     assert!(matches!(map.kind, MapKind::Written { .. }) && !map.flags.contains(MapFlags::SHARED));
     let map = shared.begin(1024, 1024, Purpose::Write).expect("the second");
     assert!(map.flags.contains(MapFlags::SHARED), "{map:?}");
     shared.punch_delalloc(1024..2048, ReservedFork::Cow).expect("given back");
+    let map = shared.begin(2048, 1024, Purpose::Write).expect("the third");
+    assert!(map.flags.contains(MapFlags::SHARED) && !map.flags.contains(MapFlags::NEW), "{map:?}");
+    shared.drop_copies().expect("given back");
     let map = shared.begin(2048, 1024, Purpose::Write).expect("the third");
     assert!(matches!(map.kind, MapKind::Written { .. }) && !map.flags.contains(MapFlags::SHARED));
     let readonly = mount_bytes(bytes, true).expect("mount");

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use holdfast_fs::block::{MemDisk, MemDiskConfig, Queue};
+use holdfast_fs::block::Queue;
 use holdfast_fs::platform::host::HostMemory;
 use holdfast_fs::platform::{Memory, Page, VirtAddr};
 use holdfast_fs::syscall::{
@@ -17,6 +17,7 @@ use holdfast_fs::xfs::check;
 use holdfast_fs::{Error, Result};
 
 use crate::volume::{Volume, mkfs, repair};
+use crate::xfsprogs::disk_over;
 
 const KIB: u64 = 1024;
 /// Bytes of `/data`, which has a hole behind each 4 KiB.
@@ -216,9 +217,7 @@ fn judge(v: Volume, what: &str, number: usize) {
     assert_eq!(kept(&v.process), Ok(true), "{what}: another file changed");
     v.process.chmod(b"/keep", 0o640).unwrap_or_else(|e| panic!("{what}: shut down: {e}"));
     let image = v.unmount();
-    let config =
-        MemDiskConfig { capacity_sectors: image.len() as u64 / 512, ..MemDiskConfig::default() };
-    let queue = Queue::new(MemDisk::over(image.clone(), config));
+    let queue = Queue::new(disk_over(image.clone()));
     let memory: Arc<dyn Memory> = HostMemory::new(16384);
     let report = check::check(&queue, &memory).expect("a check");
     assert!(report.is_clean(), "{what}: {:?}", report.findings);
@@ -284,11 +283,7 @@ fn with_failing_memory(options: &[&str], lasting: bool) {
     for (name, work) in operations() {
         for page in 0.. {
             let memory = Failing::new(lasting);
-            let config = MemDiskConfig {
-                capacity_sectors: image.len() as u64 / 512,
-                ..MemDiskConfig::default()
-            };
-            let disk = MemDisk::over(image.clone(), config);
+            let disk = disk_over(image.clone());
             let v = Volume::with_memory(disk, memory.clone()).expect("memory does not fail yet");
             memory.fail_at(page);
             let outcome = work(&v.process);

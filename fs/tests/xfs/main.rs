@@ -16,15 +16,23 @@ mod volume;
 mod xfs_log_support;
 #[path = "../xfs_support/mod.rs"]
 mod xfs_support;
+#[path = "../xfsprogs/mod.rs"]
+mod xfsprogs;
 
+mod acl;
 mod alloc;
 mod attr;
 mod bmap;
 mod btree;
+mod buffer_limit;
 mod check;
+mod copies;
 mod device;
 mod dir;
 mod files;
+mod flags;
+mod full_disk;
+mod held_inodes;
 mod hints;
 mod hostile;
 mod images;
@@ -41,3 +49,4 @@ mod parsers;
 mod recovery;
 mod recovery_linux;
 mod recovery_time;
+mod recovery_torn;

@@ -283,10 +283,20 @@ pub(crate) fn compare(v: &Volume, tree: &Tree) {
 fn random_changes(shape: usize, seed: u64, steps: u64) {
     let (megabytes, options) = SHAPES[shape];
     println!("shape {shape} ({options:?}), seed {seed}, {steps} steps");
+    changes_on(mkfs(megabytes, options), seed, steps, Volume::finish);
+}
+
+/// Random changes on an empty image, twice; then remove everything. `finish` unmounts and
+/// judges.
+pub(crate) fn changes_on(
+    mut image: Arc<Vec<u8>>,
+    seed: u64,
+    steps: u64,
+    finish: fn(Volume) -> Arc<Vec<u8>>,
+) {
     let mut random = Random::new(seed);
     let mut tree = Tree::new();
     let spread = [20, 200, 1000][random.below(3) as usize];
-    let mut image = mkfs(megabytes, options);
     for _ in 0..2 {
         let v = Volume::over(&image);
         compare(&v, &tree);
@@ -294,7 +304,7 @@ fn random_changes(shape: usize, seed: u64, steps: u64) {
             step(&v, &mut tree, &mut random, spread);
         }
         compare(&v, &tree);
-        image = v.finish();
+        image = finish(v);
     }
     if let Ok(place) = std::env::var("IMAGE") {
         std::fs::write(place, &image[..]).expect("the image can be kept");
@@ -302,7 +312,7 @@ fn random_changes(shape: usize, seed: u64, steps: u64) {
     let v = Volume::over(&image);
     compare(&v, &tree);
     remove_all(&v, b"");
-    v.finish();
+    finish(v);
 }
 
 /// Remove everything below a directory.

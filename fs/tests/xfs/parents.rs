@@ -18,13 +18,13 @@ use holdfast_fs::xfs::log::recovery;
 use holdfast_fs::xfs::ondisk::log_intents::{AttrChange, Done, Intent, attr};
 use holdfast_fs::xfs::ondisk::superblock::Incompat;
 
-use crate::namespace::{as_long_as_told, compare, fill, remove_all, step};
+use crate::namespace::{as_long_as_told, changes_on, fill, remove_all};
 use crate::recovery_support::Device;
 use crate::recovery_support::log::{Item, Writer, done, intent};
-use crate::volume::tree::Tree;
-use crate::volume::{Random, Scratch, Volume, mkfs};
+use crate::volume::{Random, Volume, mkfs};
 use crate::xfs_support::disk_over;
-use crate::xfs_support::features::{self, switch};
+use crate::xfs_support::features::switch;
+use crate::xfsprogs::{self, Scratch, keep};
 
 /// The namespace of pointers to parents.
 const PARENT: u32 = 8;
@@ -51,20 +51,18 @@ fn report(image: &Arc<Vec<u8>>) -> Report {
 
 /// What a newer `xfs_repair -n` says, if there is one and it has something to say.
 fn newer_repair(image: &[u8]) -> Option<String> {
-    let scratch = Scratch::new();
-    let file = scratch.0.join("image");
+    let scratch = Scratch::new("newer-repair");
+    let file = scratch.path("image");
     std::fs::write(&file, image).expect("an image");
-    features::newer_repair(&file)
+    xfsprogs::newer_repair(&file)
 }
 
 /// Nobody may have anything to say.
 fn judge(image: &Arc<Vec<u8>>) {
     let found = report(image);
     let complaint = newer_repair(image);
-    if (!found.is_clean() || complaint.is_some())
-        && let Ok(keep) = std::env::var("HOLDFAST_KEEP")
-    {
-        std::fs::write(&keep, &image[..]).expect("the place to keep the image in");
+    if !found.is_clean() || complaint.is_some() {
+        keep(image);
     }
     assert!(found.is_clean(), "{:#?}", found.findings);
     if let Some(complaint) = complaint {
@@ -82,22 +80,7 @@ fn finish(v: Volume) -> Arc<Vec<u8>> {
 fn random_changes(shape: usize, seed: u64, steps: u64) {
     let (megabytes, options) = SHAPES[shape];
     println!("shape {shape} ({options:?}), seed {seed}, {steps} steps");
-    let mut random = Random::new(seed);
-    let mut tree = Tree::new();
-    let spread = [20, 200, 1000][random.below(3) as usize];
-    let mut image = make(megabytes, options);
-    for _ in 0..2 {
-        let v = Volume::over(&image);
-        compare(&v, &tree);
-        for _ in 0..steps {
-            step(&v, &mut tree, &mut random, spread);
-        }
-        compare(&v, &tree);
-        image = finish(v);
-    }
-    let v = Volume::over(&image);
-    remove_all(&v, b"");
-    finish(v);
+    changes_on(make(megabytes, options), seed, steps, finish);
 }
 
 #[test]
@@ -262,7 +245,7 @@ fn the_checker_misses_none() {
             let told = found.iter().any(|f| f.structure == "inode" && f.reason.contains(word));
             assert!(told, "{word}: {found:#?}");
         }
-        if std::env::var_os(features::NEWER).is_some() {
+        if std::env::var_os(xfsprogs::NEWER).is_some() {
             assert!(newer_repair(&image).is_some(), "xfs_repair is content");
         }
     }

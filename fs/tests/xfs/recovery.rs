@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::recovery_support::log::{Item, Writer, buffer, cancel, done, inode, intent};
-use crate::recovery_support::{Device, complaints};
+use crate::recovery_support::{Device, complaints, damage_log};
 use crate::xfs_support::mutate::Random;
 use crate::xfs_support::{Scratch, mkfs, mount_bytes, walk};
 
@@ -527,28 +527,9 @@ fn random_damage_neither_panics_nor_writes_when_refused() {
         ];
         log.checkpoint(&items, if i % 2 == 0 { 30 << 10 } else { 300 });
     }
-    let records = log.records.clone();
     let image = Arc::new(device.contents());
-    let (mut accepted, mut turned_away) = (0, 0);
-    for seed in 0..rounds {
-        let device = Device::new(image.clone());
-        let mut random = Random(seed);
-        for _ in 0..1 + random.below(3) {
-            let (lsn, blocks) = records[random.below(records.len())];
-            // More often than not with the checksum made right again.
-            device.damage(lsn, blocks, &mut || random.next(), seed % 4 > 0);
-        }
-        match device.recover() {
-            Ok(_) => accepted += 1,
-            Err(e) => {
-                turned_away += 1;
-                let writes = device.queue.statistics().write.requests;
-                assert_eq!(writes, 0, "seed {seed}: written, then {e}");
-            }
-        }
-    }
-    println!("{accepted} accepted, {turned_away} refused");
-    assert!(accepted > 0 && turned_away > 0);
+    let [accepted, refused] = damage_log("a log of ours", &image, &log.records, rounds);
+    assert!(accepted > 0 && refused > 0);
 }
 
 /// Prints how long a full log of the usual size takes.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::recovery_support::{Device, UNFINISHED, complaints, records};
+use crate::recovery_support::{Device, UNFINISHED, complaints, damage_log, records};
 use crate::xfs_support::mutate::Random;
 use crate::xfs_support::{Scratch, disk_over, mount_bytes, mount_disk, walk};
 
@@ -181,24 +181,7 @@ fn damaged_logs_of_linux_are_refused_or_recovered() {
     for dir in directories() {
         let image = read(&dir.join("dirty"));
         let records = records(&Device::new(image.clone()));
-        let (mut accepted, mut turned_away) = (0, 0);
-        for seed in 0..rounds {
-            let device = Device::new(image.clone());
-            let mut random = Random(seed);
-            for _ in 0..1 + random.below(3) {
-                let (lsn, blocks) = records[random.below(records.len())];
-                device.damage(lsn, blocks, &mut || random.next(), seed % 4 > 0);
-            }
-            match device.recover() {
-                Ok(_) => accepted += 1,
-                Err(e) => {
-                    turned_away += 1;
-                    let writes = device.queue.statistics().write.requests;
-                    assert_eq!(writes, 0, "{}, seed {seed}: {e}", dir.display());
-                }
-            }
-        }
-        println!("{}: {accepted} accepted, {turned_away} refused", dir.display());
+        damage_log(&dir.display().to_string(), &image, &records, rounds);
     }
 }
 

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use holdfast_fs::block::{MemDisk, MemDiskConfig};
 use holdfast_fs::platform::host::HostMemory;
 
 use crate::volume::{Volume, mkfs};
+use crate::xfsprogs::disk_over;
 
 /// Prints what the mount says of the recovery.
 struct Console;
@@ -26,9 +26,7 @@ impl log::Log for Console {
 #[ignore = "a measurement, by command"]
 fn a_full_log_of_64_mib_is_recovered() {
     let image = mkfs(500, &["-l", "size=64m"]);
-    let capacity_sectors = image.len() as u64 / 512;
-    let disk = MemDisk::over(image, MemDiskConfig { capacity_sectors, ..MemDiskConfig::default() });
-    let volume = Volume::with_memory(disk, HostMemory::new(65536)).expect("it mounts");
+    let volume = Volume::with_memory(disk_over(image), HostMemory::new(65536)).expect("it mounts");
     volume.cache.start();
     let (p, mut files) = (&volume.process, 0_u64);
     let path = |n: u64| format!("/d{}/f{n}", n / 500).into_bytes();

@@ -4,8 +4,7 @@
 
 pub mod parse;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -29,56 +28,12 @@ use holdfast_fs::xfs::ondisk::superblock::Superblock;
 use holdfast_fs::xfs::reservation::Reservation;
 use holdfast_sync::Mutex;
 
+use crate::xfsprogs::{Scratch, contents, disk_with, repair_by, said, tool};
+
+pub use crate::xfsprogs::image as mkfs;
+
 /// Bytes of the blocks that items stand for.
 pub const BLOCK: usize = 4096;
-
-/// A directory of its own for one test, removed at the end.
-pub struct Scratch(PathBuf);
-impl Scratch {
-    pub fn new(name: &str) -> Self {
-        let base = Path::new(option_env!("CARGO_TARGET_TMPDIR").unwrap_or("/tmp"));
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = base.join(format!("log-{name}-{}-{number}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).expect("scratch directory");
-        Self(path)
-    }
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Run a program of xfsprogs; what it printed, and whether it was content.
-pub fn run(program: &str, args: &[&str], image: &Path) -> (bool, String) {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let mut command = Command::new(program);
-    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
-    command.env("TEST_DIR", "x").env("TEST_DEV", "y").env("QA_CHECK_FS", "1");
-    let output = command.args(args).arg(image).output();
-    let output =
-        output.unwrap_or_else(|e| panic!("{program}: {e} (is the package xfsprogs installed?)"));
-    let text = [output.stdout, output.stderr].map(|b| String::from_utf8_lossy(&b).into_owned());
-    (output.status.success(), text.concat())
-}
-
-/// An image of this many mebibytes on a device that was filled with 0xEE.
-pub fn mkfs(megabytes: usize, options: &[&str]) -> Arc<Vec<u8>> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let scratch = Scratch::new(&format!("mkfs-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
-    let image = scratch.path("image");
-    std::fs::write(&image, vec![0xee; megabytes << 20]).expect("image");
-    let mut args = vec!["-q", "-K", "-f"];
-    args.extend_from_slice(options);
-    let (ok, text) = run("mkfs.xfs", &args, &image);
-    assert!(ok, "mkfs.xfs {options:?}: {text}");
-    Arc::new(std::fs::read(&image).expect("image"))
-}
 
 /// How a test's device is to be.
 #[derive(Clone, Copy)]
@@ -162,16 +117,13 @@ impl Rig {
         Self::with(image, Setup::default())
     }
     pub fn with(image: &Arc<Vec<u8>>, setup: Setup) -> Self {
-        let disk = MemDisk::over(
-            image.clone(),
-            MemDiskConfig {
-                capacity_sectors: image.len() as u64 / 512,
-                completion: setup.completion,
-                logical_block_bytes: setup.logical_block_bytes,
-                volatile_cache: setup.volatile_cache,
-                ..MemDiskConfig::default()
-            },
-        );
+        let config = MemDiskConfig {
+            completion: setup.completion,
+            logical_block_bytes: setup.logical_block_bytes,
+            volatile_cache: setup.volatile_cache,
+            ..MemDiskConfig::default()
+        };
+        let disk = disk_with(image.clone(), config);
         let superblock = Superblock::decode(&image[..4096]).expect("superblock");
         let mut geometry = Geometry::new(&superblock);
         geometry.log_blocks = setup.log_blocks.unwrap_or(geometry.log_blocks);
@@ -247,18 +199,14 @@ impl Rig {
     }
     /// The device's contents as a file.
     pub fn save(&self, scratch: &Scratch) -> PathBuf {
-        let mut bytes = vec![0; self.image_bytes];
-        self.disk.peek(Sector(0), &mut bytes);
         let file = scratch.path("image");
-        std::fs::write(&file, bytes).expect("image");
+        std::fs::write(&file, contents(&self.disk)).expect("image");
         file
     }
     /// `xfs_logprint` reads the log without complaint; what it prints.
     pub fn logprint(&self, args: &[&str]) -> String {
-        let n = self.tickets.fetch_add(1, Ordering::Relaxed);
-        let scratch = Scratch::new(&format!("print-{n}-{:p}", Arc::as_ptr(&self.disk)));
-        let file = self.save(&scratch);
-        let (ok, text) = run("xfs_logprint", args, &file);
+        let scratch = Scratch::new("logprint");
+        let (ok, text) = said(tool("xfs_logprint").args(args).arg(self.save(&scratch)));
         let bad = ["ERROR", "rror", "bad ", "Bad ", "illegal", "unexpected", "nknown", "orrupt"];
         for line in text.lines() {
             assert!(
@@ -272,9 +220,8 @@ impl Rig {
     }
     /// `xfs_repair -n` finds nothing wrong, the log clean included.
     pub fn repair(&self) {
-        let scratch = Scratch::new(&format!("repair-{:p}", Arc::as_ptr(&self.disk)));
-        let file = self.save(&scratch);
-        let (ok, text) = run("xfs_repair", &["-n", "-f", "-o", "force_geometry"], &file);
+        let scratch = Scratch::new("repair");
+        let (ok, text) = repair_by(tool("xfs_repair"), &self.save(&scratch));
         assert!(ok && !text.contains("ALERT"), "xfs_repair: {text}");
     }
 }

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use bitflags::bitflags;
 
-use super::layout::{PAGE, USER_END, direct};
+use super::layout::{USER_END, direct};
 use super::paging::{self, ADDRESS, Entry, index};
 use super::{OutOfMemory, frames, tlb};
 
@@ -254,9 +254,4 @@ fn free_tables(phys: u64, level: u32) {
     }
     // SAFETY: no processor has the space loaded any more.
     unsafe { frames::free(phys) };
-}
-
-/// Pages in a byte range, for callers that flush.
-pub fn pages_in(bytes: u64) -> usize {
-    bytes.div_ceil(PAGE) as usize
 }

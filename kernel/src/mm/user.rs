@@ -12,7 +12,6 @@
 use core::arch::global_asm;
 
 use super::layout::{PAGE_SIZE, USER_END};
-use crate::arch::memory_ops::move_256_bytes;
 use crate::arch::trap::TrapFrame;
 use crate::arch::{cpu, percpu};
 
@@ -25,20 +24,13 @@ macro_rules! copy_routine {
             "\n",
             $name,
             r#":
-    mov r8, rdx
     xor ecx, ecx
-    and r8, -256
-    je 2f
-    add rdi, r8
-    add rsi, r8
-    sub rdx, r8
-    sub rcx, r8
-1:
-"#,
-            move_256_bytes!(),
-            r#"
-    add rcx, 256
-    jne 1b
+    cmp rdx, 256
+    jb 2f
+    mov rcx, rdx
+    shr rcx, 3
+    and edx, 7
+    rep movsq
 2:  cmp edx, 16
     jb 3f
     movups xmm0, [rsi]
@@ -70,8 +62,7 @@ macro_rules! copy_routine {
             "_fixup\n",
             $name,
             r#"_fixup:
-    mov rax, rdx                   /* what the tail has left, and -rcx of the blocks */
-    sub rax, rcx
+    lea rax, [rdx + 8 * rcx]       /* what the tail has left, and the words before it */
     ret
 .text
 "#

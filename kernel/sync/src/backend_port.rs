@@ -9,6 +9,9 @@ pub mod atomic {
     pub use core::sync::atomic::*;
 }
 
+/// How often a thread looks at a lock that is held before it sleeps.
+pub const SPINS: u32 = 40;
+
 /// An atomic word that threads can wait on.
 #[derive(Debug)]
 pub struct Word(AtomicU32);

@@ -8,6 +8,9 @@ pub mod atomic {
 }
 use atomic::{AtomicU32, Ordering};
 
+/// How often a thread looks at a lock that is held before it sleeps.
+pub const SPINS: u32 = 0;
+
 /// An atomic word that threads can wait on.
 pub struct Word {
     value: AtomicU32,

@@ -1,6 +1,6 @@
 //! Condition variables.
 
-use crate::atomic::Ordering::{Relaxed, SeqCst};
+use crate::atomic::Ordering::SeqCst;
 use crate::backend::Word;
 use crate::mutex::MutexGuard;
 
@@ -62,9 +62,5 @@ impl Condvar {
     pub fn notify_all(&self) {
         self.sequence.fetch_add(1, SeqCst);
         self.sequence.wake_all();
-    }
-    /// The number of notifications so far, for tests.
-    pub fn notifications(&self) -> u32 {
-        self.sequence.load(Relaxed)
     }
 }

@@ -58,6 +58,13 @@ impl<T: ?Sized> Mutex<T> {
     }
     #[cold]
     fn lock_slow(&self) {
+        let free = || {
+            self.state.load(Relaxed) == FREE
+                && self.state.compare_exchange(FREE, LOCKED, Acquire, Relaxed).is_ok()
+        };
+        if crate::wait::spin(free) {
+            return;
+        }
         crate::wait::note_contention();
         while self.state.swap(CONTENDED, Acquire) != FREE {
             self.state.wait(CONTENDED);

@@ -96,6 +96,11 @@ impl<T: ?Sized> PerCpuRwLock<T> {
     }
     #[cold]
     fn read_slow(&self) -> &AtomicU32 {
+        if crate::wait::spin(|| self.writer.load(SeqCst) == 0)
+            && let Some(slot) = self.enter()
+        {
+            return slot;
+        }
         crate::wait::note_contention();
         self.queue.wait_until(|| (self.writer.load(SeqCst) == 0).then(|| self.enter()).flatten())
     }
@@ -109,11 +114,12 @@ impl<T: ?Sized> PerCpuRwLock<T> {
     /// Lock for writing: keep new readers out, wait for those inside to leave.
     pub fn write(&self) -> PerCpuWriteGuard<'_, T> {
         check::before(self.class);
-        if self.writer.compare_exchange(0, 1, SeqCst, SeqCst).is_err() {
+        let alone = || self.writer.compare_exchange(0, 1, SeqCst, SeqCst).ok();
+        if alone().is_none() && !crate::wait::spin(|| alone().is_some()) {
             crate::wait::note_contention();
-            self.queue.wait_until(|| self.writer.compare_exchange(0, 1, SeqCst, SeqCst).ok());
+            self.queue.wait_until(alone);
         }
-        if !self.quiet() {
+        if !self.quiet() && !crate::wait::spin(|| self.quiet()) {
             crate::wait::note_contention();
             self.queue.wait_until(|| self.quiet().then_some(()));
         }

@@ -47,7 +47,8 @@ impl<T: ?Sized> RwLock<T> {
     #[inline]
     pub fn read(&self) -> RwLockReadGuard<'_, T> {
         check::before(self.class);
-        if !self.raw_read(WRITER | WAITERS) {
+        let free = || self.raw_read(WRITER | WAITERS);
+        if !free() && !crate::wait::spin(free) {
             crate::wait::note_contention();
             self.queue.wait_until(|| self.raw_read(WRITER | WAITERS).then_some(()));
         }
@@ -66,6 +67,9 @@ impl<T: ?Sized> RwLock<T> {
     }
     #[cold]
     fn write_slow(&self) {
+        if crate::wait::spin(|| self.state.compare_exchange(0, WRITER, Acquire, Relaxed).is_ok()) {
+            return;
+        }
         crate::wait::note_contention();
         self.state.fetch_add(WAITING, SeqCst);
         self.queue.wait_until(|| {

@@ -3,12 +3,24 @@
 use crate::atomic::Ordering::SeqCst;
 use crate::backend::Word;
 
-/// Acquisitions of any lock that found it held. A plain counter, no scheduling point.
+/// Acquisitions of any lock that slept. A plain counter, no scheduling point.
 static CONTENDED: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
 
-/// How often a thread found a lock held and had to wait, since the start.
+/// How often a thread found a lock held for longer than it looks out for, and slept.
 pub fn contended_acquisitions() -> u64 {
     CONTENDED.load(core::sync::atomic::Ordering::Relaxed)
+}
+
+/// Look for a moment whether `ready` comes true: whoever holds a short lock on another
+/// processor has left it sooner than a thread can go to sleep. False: sleep.
+pub(crate) fn spin(mut ready: impl FnMut() -> bool) -> bool {
+    if crate::backend::SPINS == 0 || crate::thread::cpu_count() == 1 {
+        return false;
+    }
+    (0..crate::backend::SPINS).any(|_| {
+        core::hint::spin_loop();
+        ready()
+    })
 }
 
 #[cold]

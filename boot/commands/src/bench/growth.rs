@@ -13,7 +13,7 @@ use holdfast_fs::syscall::OpenFlags;
 use holdfast_sync::thread::{Priority, spawn};
 use holdfast_sync::time::now_ns;
 
-use super::raw::{ROUNDS, Shape, compare, observed, pieces, quiet_step, steps};
+use super::raw::{ROUNDS, Shape, compare, observed, out_of_order, pieces, quiet_step, steps};
 use super::{
     Bench, MIB, Measured, Outcome, PAGE, Stopped, Unit, decimal, errno_text, failed, median,
 };
@@ -76,8 +76,8 @@ fn writeback(bench: &mut Bench<'_>, disk: &OpenFile) -> Outcome {
     process.sync();
     let (mut grown, mut raw, mut shape, mut raw_shape) = (0, 0, None, None);
     for start in (0..size).step_by(step as usize) {
-        for offset in (start..size.min(start + step)).step_by(PAGE as usize) {
-            bench.write(file.fd, offset, PAGE as usize, SEED)?;
+        for offset in out_of_order(start..size.min(start + step)) {
+            bench.pwrite(file.fd, offset, PAGE as usize, SEED)?;
         }
         let (seen, ns) = observed(bench, &mut |_| process.fsync(file.fd).map_err(failed("fsync")))?;
         grown += ns;

@@ -7,6 +7,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use holdfast_fs::block::{OpStatistics, QueueStatistics};
 use holdfast_fs::syscall::{FiemapFlags, OpenFlags, RawTransfer};
@@ -143,13 +144,20 @@ pub(super) fn compare(
     out!(bench.cx, "      file system: {}; raw: {}\n", text(shape), text(raw_shape));
 }
 
+/// The pages of a range of bytes, every other one first: whoever writes front to back is
+/// written behind.
+pub(super) fn out_of_order(range: Range<u64>) -> impl Iterator<Item = u64> {
+    let from = move |start: u64| (start..range.end).step_by(2 * PAGE as usize);
+    from(range.start).chain(from(range.start + PAGE))
+}
+
 /// Bytes that can be dirty before writeback starts by itself.
 pub(super) fn quiet_step(bench: &Bench<'_>) -> u64 {
     let limit = (bench.cx.system.memory().background_limit_kib << 10) * 3 / 4;
     (limit / PAGE * PAGE).clamp(16 * PAGE, 16 * MIB).min(bench.size)
 }
 
-/// Writeback of what was dirtied in order, below the limit from which it starts by itself.
+/// Writeback of what was dirtied below the limit from which it starts by itself.
 fn writes(bench: &mut Bench<'_>, file: &OpenFile, disk: &OpenFile, pieces: &[Piece]) -> Outcome {
     let step = quiet_step(bench);
     let (mut cooked, mut raw, mut total) = (0, 0, 0);
@@ -158,7 +166,7 @@ fn writes(bench: &mut Bench<'_>, file: &OpenFile, disk: &OpenFile, pieces: &[Pie
     let mut seen_write = QueueStatistics::default();
     for (offset, piece) in steps(pieces, step, bench.size) {
         let seed = 3 + (offset / PAGE) % 2;
-        for at in (offset..offset + piece.1).step_by(PAGE as usize) {
+        for at in out_of_order(offset..offset + piece.1) {
             bench.pwrite(file.fd, at, PAGE as usize, seed)?;
         }
         let fd = file.fd;

@@ -3,6 +3,7 @@
 //! One family a file. Owns no state; all access goes through the process's calls.
 
 pub mod attributes;
+pub mod chattr;
 pub mod copy;
 pub mod dd;
 pub mod link;

@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use holdfast_fs::iomap::{MapFlags, MapKind};
+use holdfast_fs::iomap::{Iomap, MapFlags, MapKind};
 use holdfast_fs::syscall::{FiemapExtent, FiemapFlags};
 
 use super::{Failure, Outcome, Run};
@@ -161,7 +161,7 @@ struct Mapped {
     shared: bool,
 }
 
-/// `bmap [-lpv] [-n nx]`
+/// `bmap [-clpv] [-n nx]`
 pub(super) fn bmap(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
     let parsed = run.options(words, "aceln:pv")?;
     let most = match parsed.value(b'n') {
@@ -169,7 +169,7 @@ pub(super) fn bmap(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
         None => usize::MAX,
     };
     let path = run.file().path.clone();
-    if parsed.has(b'a') || parsed.has(b'c') {
+    if parsed.has(b'a') {
         out!(run.cx, "{}: no extents\n", String::from_utf8_lossy(&path));
         return Ok(());
     }
@@ -177,7 +177,7 @@ pub(super) fn bmap(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
     run.cx.process.fsync(fd).map_err(|e| Failure::Call("fsync", e))?;
     let stat = run.cx.process.fstat(fd).map_err(|e| Failure::Call("fstat", e))?;
     let block = u64::from(run.file().block_bytes);
-    let mut found = extents(run, fd)?;
+    let mut found = if parsed.has(b'c') { copies(run, fd)? } else { extents(run, fd)? };
     // The last hole ends where the file does.
     let end = stat.size.div_ceil(block) * block;
     found.retain(|m| m.line.place.is_some() || m.line.start < end);
@@ -203,16 +203,43 @@ pub(super) fn bmap(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
 fn extents(run: &Run<'_>, fd: i32) -> Result<Vec<Mapped>, Failure> {
     let mut found: Vec<Mapped> = Vec::new();
     let result = run.cx.process.bmap(fd, &mut |map| {
+        let extent = Mapped::of(map);
+        let hole = extent.line.place.is_none();
+        match found.last_mut().filter(|m| m.line.place.is_none() && hole) {
+            Some(before) => before.line.end = extent.line.end,
+            None => found.push(extent),
+        }
+        true
+    });
+    result.map_err(|e| Failure::Call("bmap", e))?;
+    Ok(found)
+}
+
+impl Mapped {
+    fn of(map: &Iomap) -> Self {
         let physical = map.sector(map.offset_bytes).map(|s| s.0 * SECTOR);
         let place = physical.map(|p| (p, FiemapFlags::empty()));
-        let line = Line { start: map.offset_bytes, end: map.end_bytes(), place };
-        match found.last_mut().filter(|m| m.line.place.is_none() && place.is_none()) {
-            Some(before) => before.line.end = line.end,
-            None => found.push(Mapped {
-                line,
-                unwritten: matches!(map.kind, MapKind::Unwritten { .. }),
-                shared: map.flags.contains(MapFlags::SHARED),
-            }),
+        Self {
+            line: Line { start: map.offset_bytes, end: map.end_bytes(), place },
+            unwritten: matches!(map.kind, MapKind::Unwritten { .. }),
+            shared: map.flags.contains(MapFlags::SHARED),
+        }
+    }
+}
+
+/// What lies ready on disk for copies of shared blocks, and the holes before and between.
+fn copies(run: &Run<'_>, fd: i32) -> Result<Vec<Mapped>, Failure> {
+    let mut found: Vec<Mapped> = Vec::new();
+    let mut end = 0;
+    let result = run.cx.process.copies(fd, &mut |map| {
+        let extent = Mapped::of(map);
+        if extent.line.place.is_some() {
+            if end < extent.line.start {
+                let line = Line { start: end, end: extent.line.start, place: None };
+                found.push(Mapped { line, unwritten: false, shared: false });
+            }
+            end = extent.line.end;
+            found.push(extent);
         }
         true
     });

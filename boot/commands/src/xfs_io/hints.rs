@@ -1,4 +1,4 @@
-//! The flags and hints of the open file: chattr, extsize, cowextsize.
+//! The flags, hints and project of the open file: chattr, extsize, cowextsize, chproj, lsproj.
 
 use alloc::string::String;
 
@@ -22,9 +22,9 @@ fn set(run: &Run<'_>, new: &FsXattr) -> Outcome {
     set.map_err(|e| Failure::Call("FS_IOC_FSSETXATTR", e))
 }
 
-/// The hints as they are.
-fn present(a: &Attributes) -> FsXattr {
-    FsXattr { xflags: a.xflags, extsize: a.extsize, cowextsize: a.cowextsize }
+/// Everything as it is.
+const fn present(a: &Attributes) -> FsXattr {
+    FsXattr { xflags: a.xflags, extsize: a.extsize, cowextsize: a.cowextsize, projid: a.projid }
 }
 
 /// `chattr +/-letters`
@@ -71,6 +71,22 @@ pub(super) fn cowextsize(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
     new.cowextsize = bytes(run, word)?;
     new.xflags |= COW_EXTSIZE;
     set(run, &new)
+}
+
+/// `chproj projid`
+pub(super) fn chproj(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
+    let projid = run.quantity("projid argument", words[1])?;
+    let Ok(projid) = u32::try_from(projid) else {
+        return Err(Failure::Message("the project is too large".into()));
+    };
+    set(run, &FsXattr { projid, ..present(&attributes(run)?) })
+}
+
+/// `lsproj`
+pub(super) fn lsproj(run: &mut Run<'_>, _: &[&[u8]]) -> Outcome {
+    let a = attributes(run)?;
+    out!(run.cx, "projid = {}\n", a.projid);
+    Ok(())
 }
 
 fn show(run: &mut Run<'_>, bytes: u32) -> Outcome {

@@ -182,17 +182,9 @@ pub(super) fn mwrite(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
 /// `msync [-ais] [off len]`
 pub(super) fn msync(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
     let parsed = run.options(words, "ais")?;
-    let mut flags = MsyncFlags::empty();
-    for (letter, flag) in
-        [(b'a', MsyncFlags::ASYNC), (b'i', MsyncFlags::INVALIDATE), (b's', MsyncFlags::SYNC)]
-    {
-        if parsed.has(letter) {
-            flags |= flag;
-        }
-    }
-    if flags.is_empty() {
-        flags = MsyncFlags::SYNC;
-    }
+    let letters =
+        [(b'a', MsyncFlags::ASYNC), (b'i', MsyncFlags::INVALIDATE), (b's', MsyncFlags::SYNC)];
+    let flags = parsed.flags(&letters).unwrap_or(MsyncFlags::SYNC);
     let (within, len) = run.part(&parsed.operands, true)?;
     let addr = run.address(within);
     run.cx.process.msync(addr, len as usize, flags).map_err(|e| Failure::Call("msync", e))

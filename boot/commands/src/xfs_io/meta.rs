@@ -39,17 +39,9 @@ pub(super) fn syncfs(run: &mut Run<'_>, _: &[&[u8]]) -> Outcome {
 /// `sync_range [-abw] off len`
 pub(super) fn sync_range(run: &mut Run<'_>, words: &[&[u8]]) -> Outcome {
     let parsed = run.options(words, "abw")?;
-    let mut flags = SyncRange::empty();
-    for (letter, flag) in
-        [(b'a', SyncRange::WAIT_AFTER), (b'b', SyncRange::WAIT_BEFORE), (b'w', SyncRange::WRITE)]
-    {
-        if parsed.has(letter) {
-            flags |= flag;
-        }
-    }
-    if flags.is_empty() {
-        flags = SyncRange::WRITE;
-    }
+    let letters =
+        [(b'a', SyncRange::WAIT_AFTER), (b'b', SyncRange::WAIT_BEFORE), (b'w', SyncRange::WRITE)];
+    let flags = parsed.flags(&letters).unwrap_or(SyncRange::WRITE);
     let [offset, len] = parsed.operands[..] else { return Err(Failure::Usage) };
     let offset = run.quantity("offset argument", offset)?;
     let len = run.quantity("length argument", len)?;

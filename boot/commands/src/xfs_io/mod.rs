@@ -6,7 +6,7 @@
 //! | `io`      | pread, pwrite |
 //! | `map`     | mmap, mread, mwrite, msync, munmap, madvise |
 //! | `extent`  | fiemap, bmap |
-//! | `hints`   | chattr, extsize, cowextsize |
+//! | `hints`   | chattr, extsize, cowextsize, chproj, lsproj |
 //! | `share`   | reflink, dedupe, copy_range |
 //! | `meta`    | stat, truncate, falloc, fsync and what else works on the open file |
 //! | `numbers` | reading and printing numbers |

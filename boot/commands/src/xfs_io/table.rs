@@ -53,8 +53,9 @@ const fn anywhere(
 }
 
 static COMMANDS: &[Command] = &[
-    on_file("bmap", extent::bmap, 0, None, "[-lpv] [-n nx]", "where a file's blocks lie"),
-    on_file("chattr", hints::chattr, 1, Some(1), "[+/-defEC]", "change the file's flags"),
+    on_file("bmap", extent::bmap, 0, None, "[-clpv] [-n nx]", "where a file's blocks lie"),
+    on_file("chattr", hints::chattr, 1, Some(1), "[+/-iasAdtPneEfSxC]", "change the file's flags"),
+    on_file("chproj", hints::chproj, 1, Some(1), "projid", "change the file's project"),
     on_file("close", meta::close, 0, Some(0), "", "close the current file"),
     on_file(
         "copy_range",
@@ -108,6 +109,7 @@ static COMMANDS: &[Command] = &[
     on_file("fzero", meta::fzero, 2, Some(3), "[-k] off len", "make a range read as zeros"),
     anywhere("help", help, Some(1), "[command]", "this list, or one command"),
     on_file("lsattr", meta::lsattr, 0, Some(1), "[-v]", "the file's flags"),
+    on_file("lsproj", hints::lsproj, 0, Some(0), "", "the file's project"),
     on_map("madvise", map::madvise, None, "[-drsw] [off len]", "say how the mapping will be used"),
     on_file(
         "mmap",

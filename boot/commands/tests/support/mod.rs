@@ -7,16 +7,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use holdfast_commands::{Context, MemoryFigures, MountInfo, System, ThreadInfo, run, script};
-use holdfast_fs::block::{Completion, FileDisk};
-use holdfast_fs::block::{Queue, QueueStatistics};
-use holdfast_fs::pagecache::{CacheConfig, PageCache};
-use holdfast_fs::platform::Memory;
-use holdfast_fs::platform::host::{HostEnvironment, HostMemory, SimPageTable};
+use holdfast_commands::host::Host;
+use holdfast_commands::{Context, run, script};
 use holdfast_fs::syscall::Process;
-use holdfast_fs::vfs::{BlockNode, CharDevice, CharNode, FileSystem, Namespace, Null, Zero};
-use holdfast_fs::xfs::log::LogStatistics;
-use holdfast_fs::xfs::{Mount, MountOptions};
+use holdfast_fs::vfs::{CharDevice, CharNode};
 
 /// A descriptor whose bytes are kept, and one whose bytes were given.
 #[derive(Default)]
@@ -43,86 +37,6 @@ impl CharDevice for Pipe {
     }
 }
 
-/// The host in the kernel's place.
-pub struct HostSystem {
-    fs: Arc<FileSystem>,
-    queue: Arc<Queue>,
-    memory: Arc<HostMemory>,
-}
-
-impl System for HostSystem {
-    fn threads(&self) -> Vec<ThreadInfo> {
-        // The host does not count switches: one a folio stands in, so that a thread that
-        // never worked still shows zero.
-        let statistics = self.cache_statistics();
-        let count = |name| holdfast_commands::system::counter(&statistics, name);
-        [("writeback", count("cleaned_background")), ("reclaim", count("evicted_background"))]
-            .into_iter()
-            .enumerate()
-            .map(|(i, (name, switches))| ThreadInfo {
-                id: i as u64 + 1,
-                name: name.into(),
-                state: 'S',
-                priority: "normal",
-                switches,
-                ..ThreadInfo::default()
-            })
-            .collect()
-    }
-    fn memory(&self) -> MemoryFigures {
-        let cache = self.fs.cache();
-        let limit = cache.max_pages() * 4;
-        MemoryFigures {
-            total_kib: self.memory.total_pages() * 4,
-            free_kib: self.memory.free_pages() * 4,
-            cached_kib: cache.pages() * 4,
-            dirty_kib: cache.dirty_pages() * 4,
-            writeback_kib: cache.writeback_pages() * 4,
-            cache_limit_kib: limit,
-            background_limit_kib: limit * cache.config().background_percent / 100,
-            dirty_limit_kib: limit * cache.config().dirty_percent / 100,
-            ..MemoryFigures::default()
-        }
-    }
-    fn uptime_ns(&self) -> u64 {
-        holdfast_sync::time::now_ns()
-    }
-    fn cpus(&self) -> usize {
-        2
-    }
-    fn boot_marks(&self) -> Vec<(String, u64)> {
-        vec![("mounted".into(), 1_500_000)]
-    }
-    fn log(&self, each: &mut dyn FnMut(&[u8])) {
-        each(b"[    0.000001] hello\n");
-    }
-    fn drop_caches(&self) -> holdfast_fs::Result<u64> {
-        Ok(self.fs.drop_caches() as u64)
-    }
-    fn mounts(&self) -> Vec<MountInfo> {
-        let features = self.fs.mount().describe();
-        vec![MountInfo {
-            source: "/dev/vda".into(),
-            target: "/".into(),
-            fs_type: "xfs".into(),
-            options: if self.fs.readonly() { "ro" } else { "rw" }.into(),
-            features: features.into_iter().map(|(name, value)| (name.into(), value)).collect(),
-        }]
-    }
-    fn cache_statistics(&self) -> Vec<(&'static str, u64)> {
-        self.fs.cache().statistics().snapshot()
-    }
-    fn block_statistics(&self) -> QueueStatistics {
-        self.queue.statistics()
-    }
-    fn log_statistics(&self) -> LogStatistics {
-        self.fs.mount().log().map(|log| log.statistics()).unwrap_or_default()
-    }
-    fn root_device(&self) -> String {
-        "/dev/vda".into()
-    }
-}
-
 /// What a command left.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ran {
@@ -143,50 +57,27 @@ impl Ran {
 /// A mounted image and a process on it.
 pub struct Guest {
     pub process: Arc<Process>,
-    pub system: Arc<HostSystem>,
+    pub host: Arc<Host>,
     pub stdin: Arc<Pipe>,
     pub stdout: Arc<Pipe>,
     pub stderr: Arc<Pipe>,
-    fs: Arc<FileSystem>,
 }
 
 impl Guest {
     pub fn mount(image: &Path, cache_pages: Option<u64>, readonly: bool) -> Self {
-        let disk =
-            FileDisk::open(image, readonly, Completion::Threads(2)).expect("the image opens");
-        let queue = Queue::new(disk);
-        let memory = HostMemory::new(64 << 10);
-        let mount = Mount::open(queue.clone(), memory.clone(), MountOptions { readonly })
+        let host = Host::mount(image, readonly, 64 << 10, cache_pages)
             .unwrap_or_else(|e| panic!("the image mounts: {e}"));
-        mount.set_environment(HostEnvironment::system());
-        mount.start();
-        let config = CacheConfig { max_pages: cache_pages, ..CacheConfig::default() };
-        let cache = PageCache::new(memory.clone(), config);
-        cache.start();
-        let fs = FileSystem::new(mount, cache);
-        let ns = Namespace::new(Some(fs.clone()));
-        ns.register("vda", BlockNode::new(queue.clone(), memory.clone(), 254, 0));
-        ns.register("null", Arc::new(Null));
-        ns.register("zero", Arc::new(Zero));
-        let (stdin, stdout, stderr) =
-            (Arc::new(Pipe::default()), Arc::new(Pipe::default()), Arc::new(Pipe::default()));
-        ns.register("console", CharNode::new(stdout.clone(), 5, 1));
-        let process = Process::new(
-            ns,
-            SimPageTable::new(),
-            memory.clone(),
-            HostEnvironment::system(),
-            [stdin.clone(), stdout.clone(), stderr.clone()],
-        );
-        let system = Arc::new(HostSystem { fs: fs.clone(), queue, memory });
-        Self { process, system, stdin, stdout, stderr, fs }
+        let [stdin, stdout, stderr] = [(); 3].map(|()| Arc::new(Pipe::default()));
+        host.namespace().register("console", CharNode::new(stdout.clone(), 5, 1));
+        let process = host.process([stdin.clone(), stdout.clone(), stderr.clone()]);
+        Self { process, host, stdin, stdout, stderr }
     }
     fn finish(&self, status: u8) -> Ran {
         let take = |pipe: &Pipe| std::mem::take(&mut *pipe.bytes.lock().unwrap());
         Ran { status, out: take(&self.stdout), err: take(&self.stderr) }
     }
     pub fn context(&self) -> Context {
-        Context::new(self.process.clone(), self.system.clone())
+        Context::new(self.process.clone(), self.host.clone())
     }
     pub fn run(&self, argv: &[&str]) -> Ran {
         let argv: Vec<Vec<u8>> = argv.iter().map(|w| w.as_bytes().to_vec()).collect();
@@ -209,8 +100,7 @@ impl Guest {
     }
     pub fn unmount(self) {
         self.process.exit();
-        self.fs.cache().stop();
-        self.fs.unmount().expect("it unmounts");
+        self.host.unmount().expect("it unmounts");
     }
 }
 

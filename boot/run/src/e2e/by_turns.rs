@@ -181,10 +181,45 @@ impl Workload {
     }
 }
 
+/// The same lines for Linux, whose emulated processor takes longest to start programs:
+/// commands of xfs_io that follow each other are given to one.
+fn for_linux(lines: &str) -> String {
+    /// Commands of one xfs_io.
+    const MOST: usize = 40;
+    let (mut script, mut commands) = (String::new(), Vec::new());
+    let run = |script: &mut String, commands: &mut Vec<String>| {
+        if !commands.is_empty() {
+            let _ = writeln!(script, "xfs_io {}", commands.join(" "));
+            commands.clear();
+        }
+    };
+    for line in lines.lines() {
+        let words = line.strip_prefix("xfs_io ").and_then(|words| words.rsplit_once("' "));
+        let (create, words) = match words {
+            Some((command, path)) => match command.strip_prefix("-f ") {
+                Some(command) => ("-f ", Some((command, path))),
+                None => ("", Some((command, path))),
+            },
+            None => ("", None),
+        };
+        if let Some((command, path)) = words {
+            commands.push(format!("-c 'open {create}{path}' {command}' -c close"));
+            if commands.len() < MOST {
+                continue;
+            }
+        }
+        run(&mut script, &mut commands);
+        if words.is_none() {
+            let _ = writeln!(script, "{line}");
+        }
+    }
+    run(&mut script, &mut commands);
+    script
+}
+
 /// What Linux says of every object: path, type, mode, links, size, and of files the hash.
 const LINUX_LIST: &str = "list() { (cd $1 && find . -mindepth 1 | LC_ALL=C sort | \
-    while read -r path; do stat -c '%n %f %h %s' \"$path\" | \
-    sed '/ 41ed /s/ [0-9]*$//'; done; \
+    tr '\\n' '\\0' | xargs -0 -r stat -c '%n %f %h %s' | sed '/ 41ed /s/ [0-9]*$//'; \
     find . -type f | LC_ALL=C sort | xargs -r sha256sum); }\n";
 
 /// One disk, what was done to it, and what is to come.
@@ -290,13 +325,14 @@ impl<'a> Match<'a> {
     fn turn_of_linux(&mut self, boards: &mut [Board], end: End) -> Result<()> {
         let mut script = String::from("set -e\n");
         for (device, board) in ('a'..).zip(boards.iter_mut()) {
-            let lines = board.lines();
+            let lines = for_linux(&board.lines());
             let last = match end {
                 End::Unmount => String::new(),
                 End::Cut => "sync; xfs_io -x -c 'shutdown -f' /mnt\n".into(),
                 End::Killed => {
                     // From this moment on nothing more gets to the disk, log included.
-                    let (doomed, moment) = (self.doomed(), 100_000 + self.random.below(1_000_000));
+                    let doomed = for_linux(&self.doomed());
+                    let moment = 100_000 + self.random.below(1_000_000);
                     format!(
                         "sync\n(\n{doomed}) > /dev/null 2>&1 & load=$!\nusleep {moment}\n\
                          xfs_io -x -c shutdown /mnt\nwait $load || true\n"
@@ -368,7 +404,7 @@ impl<'a> Match<'a> {
         let mut job = self.guest.job("");
         for (pair, board) in boards.iter().enumerate() {
             let device = |n: usize| char::from(b'a' + (2 * pair + n) as u8);
-            let (name, lines) = (board.name, &board.history);
+            let (name, lines) = (board.name, for_linux(&board.history));
             let _ = write!(
                 script,
                 "mount -t xfs /dev/vd{} /one; mount -t xfs /dev/vd{} /two\nrm -rf /one/{KILLED}\n\
@@ -396,5 +432,20 @@ impl<'a> Match<'a> {
             self.is_clean(&board.disk).context(name)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_go_to_one_program() {
+        let lines = "mkdir a\nxfs_io -f -c 'pwrite -q 0 5' a/b\nxfs_io -c 'truncate 3' a/b\nrm a/b\n\
+                     xfs_io -c 'fpunch 0 1' c\n";
+        let expected = "mkdir a\nxfs_io -c 'open -f a/b' -c 'pwrite -q 0 5' -c close \
+                        -c 'open a/b' -c 'truncate 3' -c close\nrm a/b\n\
+                        xfs_io -c 'open c' -c 'fpunch 0 1' -c close\n";
+        assert_eq!(for_linux(lines), expected);
     }
 }

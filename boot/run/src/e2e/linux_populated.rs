@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -21,9 +22,8 @@ pub fn cases() -> Vec<Case> {
         let name = format!("e2e::linux_populated::{name}");
         Case::new(name, move |workspace| compare(workspace, mkfs)).with_linux()
     };
-    let mut cases: Vec<Case> = GEOMETRIES.into_iter().map(case).collect();
-    cases.push(Case::new("e2e::linux_populated::tests_of_fs", tests_of_fs).with_linux());
-    cases
+    let longest = Case::new("e2e::linux_populated::tests_of_fs", tests_of_fs).with_linux();
+    std::iter::once(longest).chain(GEOMETRIES.into_iter().map(case)).collect()
 }
 
 /// Names and arguments of mkfs.xfs.
@@ -33,6 +33,9 @@ const GEOMETRIES: [(&str, &str); 4] = [
     ("block_2k_nrext64_dir_64k", "-b size=2048 -i nrext64=1 -n size=65536"),
     ("plain_v5", "-m reflink=0,bigtime=0,inobtcount=0,finobt=0 -i sparse=0"),
 ];
+
+/// How long a boot may take in which several images are filled.
+const LIMIT: Duration = Duration::from_secs(900);
 
 /// What is asked about every path: mode, size, links, owner, group, times,
 /// inode number, blocks, their unit, device numbers.
@@ -317,19 +320,29 @@ fn tests_of_fs(workspace: &Workspace) -> Result<()> {
     let guest = prepare::guest(workspace)?;
     let populate = std::fs::read(workspace.root().join("fs/tests/populate.sh"))?;
     let scratch = workspace.scratch()?;
-    let mut directories = Vec::new();
+    let (mut directories, mut archives) = (Vec::new(), Vec::new());
+    // All of them in one boot: two disks each.
+    let mut script = String::from("set -e\n");
+    let mut job = guest.job("").file("populate.sh", populate).limit(LIMIT);
     for (index, (mkfs, size_mib, word)) in IMAGES.into_iter().enumerate() {
         let directory = scratch.path().join(index.to_string());
         let (disk, archive) = (directory.join("disk"), directory.join("archive"));
         std::fs::create_dir_all(directory.join("m"))?;
         Recipe::new(size_mib * MIB).mkfs(mkfs).make(workspace, &disk)?;
         std::fs::File::create(&archive)?.set_len(64 * MIB)?;
-        let job = guest.job(format!("sh /populate.sh job /dev/vda /dev/vdb {word}"));
-        let job = job.file("populate.sh", populate.clone()).disk(&disk).disk(&archive);
-        job.run(workspace)?.success().with_context(|| format!("mkfs {mkfs}"))?;
+        job = job.disk(&disk).disk(&archive);
+        let device = |n: usize| char::from(b'a' + (2 * index + n) as u8);
+        let (disk, archive_disk) = (device(0), device(1));
+        script.push_str(&format!("echo 'mkfs {mkfs}'\n"));
+        script
+            .push_str(&format!("sh /populate.sh job /dev/vd{disk} /dev/vd{archive_disk} {word}\n"));
+        archives.push(archive);
+        directories.push(directory);
+    }
+    job.script(script).run(workspace)?.success().context("filling images")?;
+    for (directory, archive) in directories.iter().zip(archives) {
         let mut tar = Command::new("tar");
         process::output(tar.arg("-xf").arg(&archive).arg("-C").arg(directory.join("m")))?;
-        directories.push(directory);
     }
     let mut cargo = kernel_image::cargo(workspace);
     cargo.args(["test", "--quiet", "--package", "holdfast-fs", "--features", "check"]);

@@ -12,7 +12,6 @@ use holdfast_sync::Mutex;
 use super::executor::{Completion, Executor};
 use crate::block::{Bio, BlockDevice, DeviceInfo, IoError, Op, SECTOR_SIZE, Sector};
 use crate::locks;
-use crate::platform::PAGE_SIZE;
 
 /// Bytes in one piece of the sparse contents.
 const CHUNK: usize = 4096;
@@ -80,12 +79,6 @@ impl MemDisk {
     /// A disk like this, never written.
     pub fn with(config: MemDiskConfig) -> Arc<Self> {
         Self::over(Arc::new(Vec::new()), config)
-    }
-    /// A disk that holds this image and ends requests at once.
-    pub fn from_image(image: Vec<u8>) -> Arc<Self> {
-        let capacity_sectors = image.len() as u64 / SECTOR_SIZE;
-        let config = MemDiskConfig { capacity_sectors, ..MemDiskConfig::default() };
-        Self::over(Arc::new(image), config)
     }
     /// A disk like this over an image, which stays as it is; a hundred disks may share it.
     pub fn over(image: Arc<Vec<u8>>, config: MemDiskConfig) -> Arc<Self> {
@@ -161,23 +154,29 @@ impl BlockDevice for MemDisk {
 impl Contents {
     fn execute(&mut self, bio: &Bio) -> Result<(), IoError> {
         let mut at = bio.sector.0 * SECTOR_SIZE;
-        let mut buffer = [0; PAGE_SIZE];
         match bio.op {
             Op::Flush => {}
             Op::Read => {
                 for s in &bio.segments {
-                    let part = &mut buffer[..s.len as usize];
-                    self.read(at, part);
-                    s.page.write(s.offset as usize, part);
+                    let mut to = s.offset as usize;
+                    self.visit(at, s.len as usize, |part| {
+                        s.page.write(to, part);
+                        to += part.len();
+                    });
                     at += u64::from(s.len);
                 }
             }
             Op::Write => {
                 for s in &bio.segments {
-                    let part = &mut buffer[..s.len as usize];
-                    s.page.read(s.offset as usize, part);
-                    self.write(at, part);
-                    at += u64::from(s.len);
+                    let mut from = s.offset as usize;
+                    let end = from + s.len as usize;
+                    while from < end {
+                        let within = (at % CHUNK as u64) as usize;
+                        let len = (end - from).min(CHUNK - within);
+                        let part = &mut self.chunk(at / CHUNK as u64)[within..within + len];
+                        s.page.read(from, part);
+                        (from, at) = (from + len, at + len as u64);
+                    }
                 }
             }
             Op::Discard => self.fill_range(at, bio.length_bytes, self.fill),
@@ -191,16 +190,33 @@ impl Contents {
         dst[..have].copy_from_slice(&self.base[start..start + have]);
         dst[have..].fill(self.fill);
     }
-    fn read(&self, mut at: u64, mut dst: &mut [u8]) {
-        while !dst.is_empty() {
-            let within = (at % CHUNK as u64) as usize;
-            let (part, rest) = dst.split_at_mut(dst.len().min(CHUNK - within));
-            match self.written.get(&(at / CHUNK as u64)) {
-                Some(chunk) => part.copy_from_slice(&chunk[within..within + part.len()]),
-                None => self.below(at, part),
-            }
-            at = at.saturating_add(part.len() as u64);
+    fn read(&self, at: u64, mut dst: &mut [u8]) {
+        self.visit(at, dst.len(), |part| {
+            let (now, rest) = core::mem::take(&mut dst).split_at_mut(part.len());
+            now.copy_from_slice(part);
             dst = rest;
+        });
+    }
+    /// Show `len` bytes from `at` on, piece by piece, where they lie.
+    fn visit(&self, mut at: u64, mut len: usize, mut show: impl FnMut(&[u8])) {
+        while len > 0 {
+            let within = (at % CHUNK as u64) as usize;
+            let part = len.min(CHUNK - within);
+            let below = usize::try_from(at).ok().filter(|start| *start < self.base.len());
+            match (self.written.get(&(at / CHUNK as u64)), below) {
+                (Some(chunk), _) => show(&chunk[within..within + part]),
+                (None, Some(start)) if part <= self.base.len() - start => {
+                    show(&self.base[start..start + part]);
+                }
+                // The end of what lies below, or beyond it.
+                _ => {
+                    let mut bytes = [0; CHUNK];
+                    self.below(at, &mut bytes[..part]);
+                    show(&bytes[..part]);
+                }
+            }
+            at = at.saturating_add(part as u64);
+            len -= part;
         }
     }
     fn chunk(&mut self, number: u64) -> &mut [u8] {

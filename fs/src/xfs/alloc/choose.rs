@@ -5,8 +5,9 @@
 //! will do. A transaction that holds a group locked waits only for higher ones.
 
 use super::space::Group;
-use super::{AgReserve, AllocRequest, Allocation, Target, Use, busy, free, search};
+use super::{AgReserve, AllocRequest, Allocation, Target, Use, busy, search};
 use crate::error::Result;
+use crate::xfs::rmap;
 use crate::xfs::trans::Trans;
 use crate::xfs::types::{AgBlock, AgNumber};
 
@@ -194,7 +195,7 @@ fn attempt(
         space.busy.reused(best.start, best.count);
     }
     let start = AgBlock(best.start);
-    free::note_owner(tp, ag, start, best.count, &request.owner)?;
+    rmap::insert_owner(tp, ag, start, best.count, &request.owner)?;
     let promised = match request.reserve {
         AgReserve::None => best.count,
         AgReserve::Metadata => space.metadata.take(best.count),

@@ -4,6 +4,7 @@ use super::choose::allocate;
 use super::space::Group;
 use super::{AgReserve, AllocRequest, Owner, Target, Use};
 use crate::error::{Corruption, Result};
+use crate::xfs::rmap;
 use crate::xfs::trans::Trans;
 use crate::xfs::types::{AgBlock, AgNumber, FsBlock};
 
@@ -42,7 +43,7 @@ pub fn free(
     let group = Group::open(tp, ag)?;
     group.space(mount).busy.settle(mount, ag);
     group.fix_list(tp)?;
-    forget_owner(tp, ag, start, count, owner)?;
+    rmap::remove_owner(tp, ag, start, count, owner)?;
     group.give(tp, start.0, count)?;
     group.space(mount).busy.freed(tp, start.0, count, true);
     let unkept = match reserve {
@@ -82,26 +83,4 @@ pub fn allocate_tree_block(
 pub fn free_tree_block(tp: &mut Trans<'_>, ag: AgNumber, block: u64, owner: &Owner) -> Result<()> {
     let block = tp.mount().geometry().fs_block(ag, AgBlock(block as u32));
     free(tp, block, 1, owner, AgReserve::Metadata)
-}
-
-/// Blocks got an owner: note it in the reverse mappings, if there are any.
-pub(super) fn note_owner(
-    tp: &mut Trans<'_>,
-    ag: AgNumber,
-    start: AgBlock,
-    count: u32,
-    owner: &Owner,
-) -> Result<()> {
-    crate::xfs::rmap::insert_owner(tp, ag, start, count, owner)
-}
-
-/// Blocks lost their owner.
-pub(super) fn forget_owner(
-    tp: &mut Trans<'_>,
-    ag: AgNumber,
-    start: AgBlock,
-    count: u32,
-    owner: &Owner,
-) -> Result<()> {
-    crate::xfs::rmap::remove_owner(tp, ag, start, count, owner)
 }

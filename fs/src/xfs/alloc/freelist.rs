@@ -13,6 +13,7 @@ use crate::xfs::ondisk::agf::{Agf, MAX_LEVELS};
 use crate::xfs::ondisk::block::BlockKind;
 use crate::xfs::ondisk::freesp::BySize;
 use crate::xfs::ondisk::{agfl, be32};
+use crate::xfs::rmap;
 use crate::xfs::trans::Trans;
 use crate::xfs::types::{AgBlock, AgNumber};
 
@@ -63,7 +64,7 @@ impl Group {
     /// Free the first block of the list.
     fn trim(&self, tp: &mut Trans<'_>) -> Result<()> {
         let Some(block) = self.pop(tp)? else { return Ok(()) };
-        super::free::forget_owner(tp, self.ag, block, 1, &Owner::Ag)?;
+        rmap::remove_owner(tp, self.ag, block, 1, &Owner::Ag)?;
         self.give(tp, block.0, 1)?;
         // A block of a tree until lately: data must not be written to it before the tree
         // without it is durable.
@@ -93,7 +94,7 @@ impl Group {
         let Some((extent, start, count)) = found else { return Ok(false) };
         self.take(tp, extent, start, count, None)?;
         busy.reused(start, count);
-        super::free::note_owner(tp, self.ag, AgBlock(start), count, &Owner::Ag)?;
+        rmap::insert_owner(tp, self.ag, AgBlock(start), count, &Owner::Ag)?;
         for block in start..start + count {
             self.push(tp, AgBlock(block))?;
         }
@@ -189,15 +190,15 @@ fn is_torn(bytes: &[u8], slots: u32) -> bool {
 }
 
 /// A list whose ends do not fit its length cannot be trusted: start an empty one. The
-/// blocks in the old one are lost until xfs_repair finds them.
+/// blocks in the old one, so many, are lost until xfs_repair finds them.
 ///
 /// # Errors
 /// I/O errors, shut down.
-pub(super) fn mend(mount: &Mount, ag: AgNumber) -> Result<()> {
+fn mend_list(mount: &Mount, ag: AgNumber) -> Result<u32> {
     let slots = agfl::slots(mount.geometry());
     let agf = mount.header_block(ag, BlockKind::Agf)?;
     if !is_torn(&agf.read(), slots) {
-        return Ok(());
+        return Ok(0);
     }
     let lost = be32(&agf.read(), at::LIST_COUNT).unwrap_or(0).min(slots);
     log::warn!(
@@ -213,6 +214,14 @@ pub(super) fn mend(mount: &Mount, ag: AgNumber) -> Result<()> {
     edit.set_be32(at::LIST_COUNT, 0);
     drop(edit);
     tp.commit(&mut [])?;
-    mount.counters().withhold(lost.into());
-    Ok(())
+    Ok(lost)
+}
+
+/// Mend all groups' lists, before anybody reads their AGFs; how many blocks were lost.
+///
+/// # Errors
+/// As mending one.
+pub fn mend(mount: &Mount) -> Result<u64> {
+    let groups = (0..mount.geometry().ag_count).map(AgNumber);
+    groups.map(|ag| mend_list(mount, ag).map(u64::from)).sum()
 }

@@ -109,7 +109,6 @@ pub fn prepare(mount: &Mount) -> Result<()> {
     let geometry = mount.geometry();
     let mut kept = 0;
     for ag in (0..geometry.ag_count).map(AgNumber) {
-        freelist::mend(mount, ag)?;
         let limits = Limits::new(mount, ag);
         let finobt = finobt_blocks(mount, ag)?;
         let _locked = mount.lock_agf(ag);

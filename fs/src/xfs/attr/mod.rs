@@ -14,8 +14,10 @@
 //!
 //! | file | |
 //! |------|--|
-//! | here, `value`, `acl` | reading: one value, all names |
+//! | here, `value` | reading: one value, all names |
 //! | `operate` | setting and removing: whole operations |
+//! | `acl` | access control lists: formats and rules |
+//! | `permissions` | the same as attributes that go with the mode, and are inherited |
 //! | `parent` | pointers to parents, changed with the names |
 //! | `recover` | changes that a crash of Linux left unfinished |
 //! | `change` | the same for any address space: form by form |
@@ -30,6 +32,7 @@ mod change;
 mod leaf;
 mod operate;
 pub(in crate::xfs) mod parent;
+mod permissions;
 mod recover;
 #[cfg(test)]
 mod tests;
@@ -37,10 +40,13 @@ mod value;
 
 pub(in crate::xfs) use boundary::boundary_for;
 pub(in crate::xfs) use operate::remove_all;
+pub(in crate::xfs) use permissions::{AfterChmod, Inherited};
 pub(in crate::xfs) use recover::{finish_change, logged};
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+
+use acl::Purpose;
 
 use super::buf::Buffer;
 use super::da::{Space, hash_name};
@@ -49,6 +55,7 @@ use super::inode::{Fork, ForkKind, Inode, Locked};
 use super::ondisk::attr_leaf::{INCOMPLETE, Leaf, NAMESPACE, PARENT, ROOT, SECURE, Value};
 use super::ondisk::block::BlockKind;
 use super::ondisk::{attr_sf, be64};
+use super::types::FileType;
 use crate::error::{Error, Result};
 
 const LEAVES: &[BlockKind] = &[BlockKind::AttrLeaf];
@@ -114,9 +121,11 @@ impl Inode {
     /// [`Error::NoAttribute`]; [`Error::NotSupported`] for unknown namespaces; I/O errors
     /// and damage.
     pub fn getxattr(&self, name: &[u8]) -> Result<Vec<u8>> {
-        if let Some(disk) = acl::disk_name(name) {
-            let raw = self.get_attr(DiskName { namespace: ROOT, name: disk })?;
-            return acl::to_linux(&raw).map_err(|reason| self.corrupt(reason));
+        if let Some(purpose) = Purpose::of_shown(name) {
+            if self.file_type() == FileType::Symlink {
+                return Err(Error::NotSupported("a symbolic link has no access control list"));
+            }
+            return Ok(self.list(purpose)?.ok_or(Error::NoAttribute)?.to_program());
         }
         self.get_attr(DiskName::parse(name)?)
     }

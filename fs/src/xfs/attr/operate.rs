@@ -1,9 +1,10 @@
 //! Setting and removing attributes: whole operations with transactions of their own.
 
+use super::acl::Purpose;
 use super::boundary::{fork_bytes, new_boundary};
 use super::change::{Attrs, Key, is_remote, value_blocks};
 use super::leaf;
-use super::{DiskName, acl, parent};
+use super::{DiskName, parent};
 use crate::block::Sector;
 use crate::error::{Error, Result};
 use crate::xfs::bmap::{self, TreeLimits};
@@ -13,7 +14,7 @@ use crate::xfs::geometry::Geometry;
 use crate::xfs::inode::{Fork, ForkExtents, ForkKind, Inode};
 use crate::xfs::inode_item::{LockedInode, LogFields};
 use crate::xfs::mount::Mount;
-use crate::xfs::ondisk::attr_leaf::MAX_VALUE;
+use crate::xfs::ondisk::attr_leaf::{MAX_VALUE, ROOT};
 use crate::xfs::ondisk::attr_sf::{EntryHead, Header};
 use crate::xfs::ondisk::be16;
 use crate::xfs::ondisk::block::BlockKind;
@@ -35,20 +36,38 @@ const EXTENT_LOG_BYTES: u32 = 256;
 
 impl Inode {
     /// Set an attribute by its full name ("user.x"). `flags`: 1, it must not be there;
-    /// 2, it must be there.
+    /// 2, it must be there. `IOLOCK` is held exclusive.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::NoAttribute`] as `flags` say; [`Error::TooLong`] for
+    /// The file is immutable or append-only; [`Error::Exists`], [`Error::NoAttribute`] as
+    /// `flags` say; those of a list that cannot be; [`Error::TooLong`] for
     /// values above 64 KiB, [`Error::Range`] for names above 255 bytes;
     /// [`Error::NotSupported`] for unknown namespaces; no space, I/O errors, damage, shut
     /// down.
     pub fn setxattr(&self, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
-        let key = key_of(name)?;
+        self.check_changeable()?;
         if value.len() > MAX_VALUE as usize {
             return Err(Error::TooLong);
         }
         if flags & !(CREATE | REPLACE) != 0 || flags == CREATE | REPLACE {
             return Err(Error::Invalid("both or unknown flags for an attribute"));
+        }
+        if let Some(purpose) = Purpose::of_shown(name) {
+            // What is there is replaced, whatever the flags say.
+            return self.set_list(purpose, Some(value));
+        }
+        self.set_attr(key_of(name)?, value, flags, None)
+    }
+    /// Set an attribute and, if one is given, the mode.
+    pub(super) fn set_attr(
+        &self,
+        key: Key<'_>,
+        value: &[u8],
+        flags: u32,
+        mode: Option<u16>,
+    ) -> Result<()> {
+        if key.namespace == ROOT {
+            self.note_default_acl(true);
         }
         let mount = self.mount();
         let (reservation, blocks) = cost(mount, key, value);
@@ -68,7 +87,9 @@ impl Inode {
             }
             set(&mut tp, &mut ip, key, value, flags)?;
             let now = tp.now();
-            ip.core_mut().ctime = now;
+            let core = ip.core_mut();
+            core.mode = mode.unwrap_or(core.mode);
+            core.ctime = now;
             tp.commit(&mut [&mut ip])?;
             return Ok(());
         }
@@ -79,7 +100,14 @@ impl Inode {
     /// [`Error::NoAttribute`]; [`Error::NotSupported`] for unknown namespaces; I/O errors,
     /// damage, shut down.
     pub fn removexattr(&self, name: &[u8]) -> Result<()> {
-        let key = key_of(name)?;
+        self.check_changeable()?;
+        match Purpose::of_shown(name) {
+            Some(purpose) => self.set_list(purpose, None),
+            None => self.remove_attr(key_of(name)?, None),
+        }
+    }
+    /// Remove an attribute and, if one is given, set the mode.
+    pub(super) fn remove_attr(&self, key: Key<'_>, mode: Option<u16>) -> Result<()> {
         let mount = self.mount();
         let blocks = TreeLimits::new(mount.geometry()).one_more() + 1;
         let mut tp = begin_removal(mount, blocks)?;
@@ -96,16 +124,15 @@ impl Inode {
             drop_fork(&mut ip);
         }
         let now = tp.now();
-        ip.core_mut().ctime = now;
+        let core = ip.core_mut();
+        core.mode = mode.unwrap_or(core.mode);
+        core.ctime = now;
         tp.commit(&mut [&mut ip])?;
         Ok(())
     }
 }
 
 fn key_of(name: &[u8]) -> Result<Key<'_>> {
-    if acl::disk_name(name).is_some() {
-        return Err(Error::NotSupported("changing access control lists"));
-    }
     let DiskName { namespace, name } = DiskName::parse(name)?;
     Ok(Key::named(namespace, name))
 }
@@ -150,7 +177,7 @@ pub(super) fn cost(mount: &Mount, key: Key<'_>, value: &[u8]) -> (Reservation, u
 
 /// Start a transaction that frees more than it takes: it has to work on a file system
 /// that is full.
-fn begin_removal(mount: &Mount, blocks: u64) -> Result<Trans<'_>> {
+pub(super) fn begin_removal(mount: &Mount, blocks: u64) -> Result<Trans<'_>> {
     let reservation = mount.reservations().attr_remove;
     match mount.begin(reservation, blocks) {
         Err(Error::NoSpace) => mount.begin(reservation, 0),
@@ -191,6 +218,7 @@ pub(super) fn make_fork(tp: &mut Trans<'_>, ip: &mut LockedInode<'_>, bytes: usi
     }
     ip.bump_sequence(ForkKind::Attr);
     ip.attr = Some(Fork::Extents(ForkExtents::default()));
+    ip.inode().note_default_acl(true);
     let core = ip.core_mut();
     core.attr_format = Some(Format::Extents);
     core.attr_extents = 0;

@@ -5,7 +5,8 @@
 //! The attribute is called as the name is; its value is the directory's number and
 //! generation. Several can have one name, in different directories.
 //!
-//! Where the file system has no such pointers, all of this does nothing.
+//! Where the file system keeps no such pointers, there is no [`Pointer`] to do anything
+//! with, and nothing to be reserved.
 
 use super::boundary::{first_boundary, fork_bytes};
 use super::change::Key;
@@ -38,18 +39,72 @@ pub(in crate::xfs) struct Pointer<'a> {
 }
 
 impl<'a> Pointer<'a> {
-    /// That of the name `name` in `dp`.
-    pub(in crate::xfs) fn new(dp: &LockedInode<'_>, name: &'a [u8]) -> Self {
+    /// That of the name `name` in `dp`, if the file system keeps pointers.
+    pub(in crate::xfs) fn new(dp: &LockedInode<'_>, name: &'a [u8]) -> Option<Self> {
+        if !kept(dp.inode().mount().geometry()) {
+            return None;
+        }
         let mut value = [0; VALUE_BYTES];
         value[..8].copy_from_slice(&dp.ino().0.to_be_bytes());
         value[8..].copy_from_slice(&dp.core.generation.to_be_bytes());
-        Self { name, value }
+        Some(Self { name, value })
     }
     const fn key(&self) -> Key<'_> {
         Key { namespace: PARENT, name: self.name, value: Some(&self.value) }
     }
     const fn bytes(&self) -> usize {
         EntryHead::SIZE + self.name.len() + VALUE_BYTES
+    }
+    /// An inode gets the name. Needs [`space_for_add`] blocks, of a new inode
+    /// [`space_for_first`].
+    ///
+    /// # Errors
+    /// I/O errors, damage.
+    pub(in crate::xfs) fn add(&self, tp: &mut Trans<'_>, ip: &mut LockedInode<'_>) -> Result<()> {
+        ip.load(ForkKind::Attr)?;
+        if ip.attr.is_none() {
+            make_fork(tp, ip, Header::SIZE + self.bytes())?;
+        } else {
+            note_attributes(tp)?;
+        }
+        with_attrs(tp, ip, |attrs| attrs.set(self.key(), &self.value))
+    }
+    /// An inode loses the name. Needs [`space_for_remove`] blocks.
+    ///
+    /// # Errors
+    /// [`Error::NoAttribute`](crate::Error::NoAttribute), which [`Pointer::check`]
+    /// excludes; I/O errors, damage.
+    pub(in crate::xfs) fn remove(
+        &self,
+        tp: &mut Trans<'_>,
+        ip: &mut LockedInode<'_>,
+    ) -> Result<()> {
+        with_attrs(tp, ip, |attrs| attrs.remove(self.key()))
+    }
+    /// The name of an inode becomes another. Needs [`space_for_add`] blocks.
+    ///
+    /// # Errors
+    /// I/O errors, damage.
+    pub(in crate::xfs) fn replace(
+        &self,
+        tp: &mut Trans<'_>,
+        ip: &mut LockedInode<'_>,
+        new: &Pointer<'_>,
+    ) -> Result<()> {
+        with_attrs(tp, ip, |attrs| attrs.replace(self.key(), new.key(), &new.value))
+    }
+    /// The pointer has to be there: asked before anything is changed.
+    ///
+    /// # Errors
+    /// It is not; I/O errors, damage.
+    pub(in crate::xfs) fn check(&self, tp: &mut Trans<'_>, ip: &mut LockedInode<'_>) -> Result<()> {
+        ip.load(ForkKind::Attr)?;
+        if ip.attr.is_some() && with_attrs(tp, ip, |attrs| attrs.contains(self.key()))? {
+            return Ok(());
+        }
+        let name = alloc::string::String::from_utf8_lossy(self.name);
+        let reason = alloc::format!("it has no pointer to the parent for its name {name:?}");
+        Err(ip.inode().corrupt(reason))
     }
 }
 
@@ -84,78 +139,15 @@ pub(in crate::xfs) fn prepare(core: &mut InodeCore, geometry: &Geometry) -> Opti
     Some(Fork::Extents(ForkExtents::default()))
 }
 
-/// An inode gets a name. Needs [`space_for_add`] blocks, of a new inode
-/// [`space_for_first`].
-///
-/// # Errors
-/// I/O errors, damage.
-pub(in crate::xfs) fn add(
-    tp: &mut Trans<'_>,
-    ip: &mut LockedInode<'_>,
-    pointer: Pointer<'_>,
-) -> Result<()> {
-    if !kept(tp.mount().geometry()) {
-        return Ok(());
-    }
-    ip.load(ForkKind::Attr)?;
-    if ip.attr.is_none() {
-        make_fork(tp, ip, Header::SIZE + pointer.bytes())?;
-    } else {
-        note_attributes(tp)?;
-    }
-    with_attrs(tp, ip, |attrs| attrs.set(pointer.key(), &pointer.value))
+/// Bytes that the data fork of a new inode has if it takes this form.
+pub(in crate::xfs) fn new_data_bytes(geometry: &Geometry, format: Format) -> usize {
+    if kept(geometry) { first_boundary(format) } else { fork_bytes(geometry) }
 }
 
-/// An inode loses a name. Needs [`space_for_remove`] blocks.
-///
-/// # Errors
-/// [`Error::NoAttribute`](crate::Error::NoAttribute), which [`check`] excludes; I/O
-/// errors, damage.
-pub(in crate::xfs) fn remove(
-    tp: &mut Trans<'_>,
-    ip: &mut LockedInode<'_>,
-    pointer: Pointer<'_>,
-) -> Result<()> {
-    if !kept(tp.mount().geometry()) {
-        return Ok(());
-    }
-    with_attrs(tp, ip, |attrs| attrs.remove(pointer.key()))
-}
-
-/// A name of an inode becomes another. Needs [`space_for_add`] blocks.
-///
-/// # Errors
-/// I/O errors, damage.
-pub(in crate::xfs) fn replace(
-    tp: &mut Trans<'_>,
-    ip: &mut LockedInode<'_>,
-    old: Pointer<'_>,
-    new: Pointer<'_>,
-) -> Result<()> {
-    if !kept(tp.mount().geometry()) {
-        return Ok(());
-    }
-    with_attrs(tp, ip, |attrs| attrs.replace(old.key(), new.key(), &new.value))
-}
-
-/// The pointer has to be there: asked before anything is changed.
-///
-/// # Errors
-/// It is not; I/O errors, damage.
-pub(in crate::xfs) fn check(
-    tp: &mut Trans<'_>,
-    ip: &mut LockedInode<'_>,
-    pointer: Pointer<'_>,
-) -> Result<()> {
-    if !kept(tp.mount().geometry()) {
-        return Ok(());
-    }
-    ip.load(ForkKind::Attr)?;
-    if ip.attr.is_some() && with_attrs(tp, ip, |attrs| attrs.contains(pointer.key()))? {
-        return Ok(());
-    }
-    let name = alloc::string::String::from_utf8_lossy(pointer.name);
-    Err(ip.inode().corrupt(alloc::format!("it has no pointer to the parent for its name {name:?}")))
+/// Is there room for the pointer in a new inode whose data fork takes this form?
+pub(in crate::xfs) fn fits_new(geometry: &Geometry, format: Format, name: &[u8]) -> bool {
+    let used = Header::SIZE + EntryHead::SIZE + name.len() + VALUE_BYTES;
+    !kept(geometry) || used <= fork_bytes(geometry) - first_boundary(format)
 }
 
 /// Is there room for a pointer in the inode as it is? Where no blocks can be reserved

@@ -174,7 +174,7 @@ pub(in crate::xfs) fn finish_change(
         }
         None => (mount.reservations().attr_remove, limits.one_more()),
     };
-    let (mut tp, _) = mount.begin_or_full(reservation, blocks, blocks)?;
+    let mut tp = mount.begin_or_full(reservation, blocks, blocks)?;
     let inode = mount.arc().inode(change.ino)?;
     let mut ip = inode.lock_exclusive();
     if change.generation.is_some_and(|generation| generation != ip.core.generation) {

@@ -30,15 +30,7 @@ impl Mount {
     /// # Errors
     /// As [`Mount::begin`], but for a lack of space.
     pub(in crate::xfs) fn begin_change(&self, blocks: u64) -> Result<Trans<'_>> {
-        match self.begin(self.reservations().write, blocks) {
-            Err(Error::NoSpace) => {
-                let mut tp = self.begin(self.reservations().write, 0)?;
-                self.counters().withhold(blocks);
-                tp.add_reserved(blocks);
-                Ok(tp)
-            }
-            other => other,
-        }
+        self.begin_or_full(self.reservations().write, blocks, blocks)
     }
 }
 

@@ -11,6 +11,7 @@
 //!
 //! | file | |
 //! |------|--|
+//! | [`ranges`] | [`Ranges`]: ranges of file blocks in order, in chunks |
 //! | [`list`] | [`ExtentList`]: a fork's extents in memory |
 //! | [`reserved`] | [`Reserved`]: delalloc extents and their reserves |
 //! | `change` | the splice, and the small changes made of it: map, unmap, convert |
@@ -31,6 +32,7 @@ mod allocate;
 mod change;
 mod complete;
 pub mod list;
+pub mod ranges;
 mod reserve;
 pub mod reserved;
 mod tree;
@@ -41,6 +43,7 @@ pub(in crate::xfs) use change::{
 };
 pub(in crate::xfs) use complete::punch_reserved;
 pub use list::{ExtentList, NO_EXTENTS};
+pub use ranges::Ranges;
 pub(in crate::xfs) use reserve::Wanted;
 pub use reserved::{Delalloc, Reserved, TreeLimits};
 pub(in crate::xfs) use tree::move_boundary;

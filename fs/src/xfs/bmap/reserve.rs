@@ -91,7 +91,11 @@ impl Inode {
             }
         }
     }
-    fn reserve_range(
+    /// Reserve all of `range`, where the fork has nothing.
+    ///
+    /// # Errors
+    /// There is not so much space.
+    pub(in crate::xfs) fn reserve_range(
         &self,
         ip: &mut LockedInode<'_>,
         fork: ForkKind,

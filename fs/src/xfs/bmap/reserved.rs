@@ -5,9 +5,9 @@
 //! The sum of both was taken from the free blocks of the mount and is given back, or
 //! handed to a transaction, block for block.
 
-use alloc::vec::Vec;
 use core::ops::Range;
 
+use super::ranges::{Covers, Ranges};
 use crate::xfs::geometry::Geometry;
 use crate::xfs::ondisk::bmbt::{MAX_BLOCKS, RECORD_BYTES};
 use crate::xfs::ondisk::btree::LongHeader;
@@ -83,34 +83,34 @@ impl Delalloc {
     }
 }
 
-/// Ranges in a full chunk.
-const CHUNK: usize = 128;
-
-/// The delalloc extents of a fork, in order: in chunks of bounded size, so that a change
-/// anywhere moves few of them. Most files have one or none.
-#[derive(Debug, Default)]
-pub struct Reserved {
-    /// None of them empty.
-    chunks: Vec<Vec<Delalloc>>,
-    count: usize,
-    total: u64,
+impl Covers for Delalloc {
+    fn offset(&self) -> FileBlock {
+        self.offset
+    }
+    fn end(&self) -> FileBlock {
+        Self::end(self)
+    }
 }
 
-/// The place of a range: its chunk, and where in that.
-type Place = (usize, usize);
+/// The delalloc extents of a fork, in order.
+#[derive(Debug, Default)]
+pub struct Reserved {
+    ranges: Ranges<Delalloc>,
+    total: u64,
+}
 
 impl Reserved {
     /// Nothing reserved.
     pub const fn new() -> Self {
-        Self { chunks: Vec::new(), count: 0, total: 0 }
+        Self { ranges: Ranges::new(), total: 0 }
     }
     /// Is nothing reserved?
     pub const fn is_empty(&self) -> bool {
-        self.count == 0
+        self.ranges.is_empty()
     }
     /// How many ranges there are.
     pub const fn len(&self) -> usize {
-        self.count
+        self.ranges.len()
     }
     /// File blocks that are delalloc.
     pub const fn blocks(&self) -> u64 {
@@ -118,132 +118,68 @@ impl Reserved {
     }
     /// All ranges.
     pub fn iter(&self) -> impl Iterator<Item = Delalloc> {
-        self.chunks.iter().flatten().copied()
-    }
-    /// Where the first range that ends behind `block` is, or would be.
-    #[inline]
-    fn locate(&self, block: FileBlock) -> Place {
-        let ends_before = |d: &Delalloc| d.end() <= block;
-        let chunk = match self.chunks.as_slice() {
-            [] | [_] => 0,
-            // Behind the last chunk but one: where files grow.
-            [.., left, _] if left.last().is_some_and(ends_before) => self.chunks.len() - 1,
-            chunks => chunks.partition_point(|c| c.last().is_some_and(ends_before)),
-        };
-        let index = match self.chunks.get(chunk).map(Vec::as_slice) {
-            None => 0,
-            Some([only]) => usize::from(ends_before(only)),
-            Some(ranges) => ranges.partition_point(ends_before),
-        };
-        // At the end of the last chunk there is nothing.
-        match self.chunks.get(chunk) {
-            Some(ranges) if index == ranges.len() => (chunk + 1, 0),
-            _ => (chunk, index),
-        }
-    }
-    fn get(&self, (chunk, index): Place) -> Option<&Delalloc> {
-        self.chunks.get(chunk)?.get(index)
-    }
-    /// The place in front of another.
-    fn left_of(&self, (chunk, index): Place) -> Option<Place> {
-        match index.checked_sub(1) {
-            Some(index) => Some((chunk, index)),
-            None => chunk.checked_sub(1).map(|left| (left, self.chunks[left].len() - 1)),
-        }
+        self.ranges.iter().copied()
     }
     /// The range that covers `block`, or the next one.
     #[inline]
     pub fn at_or_after(&self, block: FileBlock) -> Option<Delalloc> {
-        self.get(self.locate(block)).copied()
+        self.ranges.at_or_after(block).copied()
     }
     /// The range that covers `block`.
     pub fn at(&self, block: FileBlock) -> Option<Delalloc> {
-        self.at_or_after(block).filter(|d| d.offset <= block)
+        self.ranges.at(block).copied()
     }
     /// The last range that ends at or before `block`.
     pub fn before(&self, block: FileBlock) -> Option<Delalloc> {
-        self.get(self.left_of(self.locate(block))?).copied()
+        self.ranges.before(block).copied()
     }
     /// The first block behind the last range.
     pub fn end(&self) -> FileBlock {
-        self.chunks.last().and_then(|c| c.last()).map_or(FileBlock(0), Delalloc::end)
+        self.ranges.end()
     }
     /// Add a range where there is none, joined with what touches it. Returns the blocks
     /// in reserve that the joint range no longer needs.
     pub fn add(&mut self, fresh: Delalloc, limits: &TreeLimits) -> u64 {
         let mut joint = fresh;
         self.total += fresh.count;
-        let mut place = self.locate(fresh.offset);
+        let mut place = self.ranges.locate(fresh.offset);
         if let Some(right) =
-            self.get(place).filter(|r| r.offset == joint.end() && fits(r, &joint)).copied()
+            self.ranges.get(place).filter(|r| r.offset == joint.end() && fits(r, &joint)).copied()
         {
             joint = join(joint, right);
-            self.take(place);
-            place = self.locate(fresh.offset);
+            self.ranges.take(place);
+            place = self.ranges.locate(fresh.offset);
         }
-        let left = self.left_of(place).filter(|left| {
-            self.get(*left).is_some_and(|l| l.end() == fresh.offset && fits(l, &joint))
+        let left = self.ranges.left_of(place).filter(|left| {
+            self.ranges.get(*left).is_some_and(|l| l.end() == fresh.offset && fits(l, &joint))
         });
-        let before = left.and_then(|left| self.get(left)).copied();
+        let before = left.and_then(|left| self.ranges.get(left)).copied();
         if let Some(before) = before {
             joint = join(before, joint);
         }
         let surplus = joint.indirect.saturating_sub(limits.worst(joint.count));
         joint.indirect -= surplus;
         match left {
-            Some((chunk, index)) => self.chunks[chunk][index] = joint,
-            None => self.put(place, joint),
+            Some(left) => self.ranges.replace(left, joint),
+            None => self.ranges.put(place, joint),
         }
         surplus
-    }
-    /// Insert a range at its place.
-    fn put(&mut self, (chunk, index): Place, d: Delalloc) {
-        self.count += 1;
-        // At the start of a chunk the one before may have room, or be the last.
-        let (chunk, index) = match chunk.checked_sub(1) {
-            Some(left) if index == 0 && self.chunks[left].len() < CHUNK => {
-                (left, self.chunks[left].len())
-            }
-            _ => (chunk, index),
-        };
-        match self.chunks.get_mut(chunk) {
-            None => self.chunks.push(alloc::vec![d]),
-            Some(full) if full.len() >= CHUNK => {
-                let right = full.split_off(CHUNK / 2);
-                self.chunks.insert(chunk + 1, right);
-                match index.checked_sub(CHUNK / 2) {
-                    Some(index) => self.chunks[chunk + 1].insert(index, d),
-                    None => self.chunks[chunk].insert(index, d),
-                }
-            }
-            Some(ranges) => ranges.insert(index, d),
-        }
-    }
-    /// Remove the range at a place.
-    fn take(&mut self, (chunk, index): Place) {
-        self.chunks[chunk].remove(index);
-        self.count -= 1;
-        let left = self.chunks[chunk].len();
-        if left == 0 {
-            self.chunks.remove(chunk);
-        } else if self.chunks.get(chunk + 1).is_some_and(|next| left + next.len() <= CHUNK / 2) {
-            let mut next = self.chunks.remove(chunk + 1);
-            self.chunks[chunk].append(&mut next);
-        }
     }
     /// The first `count` blocks of the range at `offset` have become extents or go away;
     /// `indirect` blocks stay in reserve for the rest.
     pub fn shorten(&mut self, offset: FileBlock, count: u64, indirect: u64) {
-        let place = self.locate(offset);
-        let Some(d) = self.get(place).filter(|d| d.offset == offset).copied() else { return };
+        let place = self.ranges.locate(offset);
+        let Some(d) = self.ranges.get(place).filter(|d| d.offset == offset).copied() else {
+            return;
+        };
         debug_assert!(count <= d.count, "more than was reserved");
         self.total -= count;
         if count < d.count {
             let offset = FileBlock(offset.0 + count);
-            self.chunks[place.0][place.1] = Delalloc { offset, count: d.count - count, indirect };
+            self.ranges.replace(place, Delalloc { offset, count: d.count - count, indirect });
         } else {
             debug_assert!(indirect == 0, "a reserve for nothing");
-            self.take(place);
+            self.ranges.take(place);
         }
     }
     /// Take out all of `range`. Returns the blocks to give back. What is left on both
@@ -253,11 +189,11 @@ impl Reserved {
         let mut back = 0;
         let mut at = range.start;
         loop {
-            let place = self.locate(at);
-            let found = self.get(place).filter(|d| d.offset < range.end);
+            let place = self.ranges.locate(at);
+            let found = self.ranges.get(place).filter(|d| d.offset < range.end);
             let Some(d) = found.copied() else { break };
             at = d.end();
-            self.take(place);
+            self.ranges.take(place);
             let left = range.start.0.saturating_sub(d.offset.0);
             let right = d.end().0.saturating_sub(range.end.0);
             let gone = d.count - left - right;
@@ -273,11 +209,11 @@ impl Reserved {
             stock -= for_left + for_right;
             if left > 0 {
                 let rest = Delalloc { offset: d.offset, count: left, indirect: for_left };
-                self.put(self.locate(d.offset), rest);
+                self.ranges.insert(rest);
             }
             if right > 0 {
                 let rest = Delalloc { offset: range.end, count: right, indirect: for_right };
-                self.put(self.locate(range.end), rest);
+                self.ranges.insert(rest);
             }
             back += stock;
         }
@@ -385,7 +321,6 @@ mod tests {
                 }
                 assert_eq!(reserved.blocks(), model.iter().filter(|m| **m).count() as u64);
                 assert_eq!(reserved.len(), reserved.iter().count());
-                assert!(reserved.chunks.iter().all(|c| !c.is_empty() && c.len() <= CHUNK));
                 for probe in 0..512 {
                     let at = FileBlock(probe);
                     let after = reserved.iter().find(|d| d.end() > at);

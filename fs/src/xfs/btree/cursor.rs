@@ -77,10 +77,6 @@ impl<S: Shape> Cursor<S> {
     pub const fn shape_mut(&mut self) -> &mut S {
         &mut self.shape
     }
-    /// Hand the shape back.
-    pub fn into_shape(self) -> S {
-        self.shape
-    }
     /// Levels of the tree.
     ///
     /// # Errors

@@ -75,6 +75,12 @@ impl Scan {
             "attribute fork format {} without a fork",
             view.attr_format()
         );
+        ensure!(
+            core.size == 0 || core.format != Format::Device,
+            "size {} of a {:?}",
+            core.size,
+            core.file_type
+        );
         let (regular, directory) =
             (core.file_type == FileType::Regular, core.file_type == FileType::Directory);
         ensure!(directory || !flags.intersects(DIRECTORY_FLAGS), "flags {flags:?} of directories");
@@ -115,6 +121,7 @@ impl Scan {
         ensure!(view.flags2() & !Flags2::all().bits() == 0, "flags2 {:#x}", view.flags2());
         let wide = view.flags2() & Flags2::NREXT64.bits() != 0;
         ensure!(wide || view.big_extents() == 0, "wide extent count {}", view.big_extents());
+        ensure!(!wide || view.attr_extents() == 0, "padding behind the wide extent counts");
         let flags = Flags::from_bits_truncate(view.flags());
         let hints = Flags::EXTSIZE | Flags::EXTSIZE_INHERIT;
         let realtime = Flags::REALTIME | Flags::RT_INHERIT;
@@ -128,17 +135,41 @@ impl Scan {
             let known = self.geometry.incompat.contains(feature);
             ensure!(known || !flags2.contains(flag), "flags2 {flags2:?}, which is not on");
         }
-        ensure!(
-            view.fork_offset() != 0 || matches!(view.attr_format(), 0 | NO_ATTR_FORMAT),
-            "attribute fork format {} without a fork",
-            view.attr_format()
-        );
+        self.check_left_forks(view, wide)?;
         self.check_hint_size("extent size", view.extsize())?;
         self.check_hint_size("copy-on-write extent size", view.cow_extsize())?;
         let next = view.next_unlinked();
         let ag = self.geometry.locate_inode(ino).map(|(ag, ..)| ag);
         let exists = ag.is_some_and(|ag| self.has_agino(ag, next));
         ensure!(next == NULL_AGINO || exists, "it is followed by {next:#x}");
+        Ok(())
+    }
+    /// The place and the form of an attribute fork that was there.
+    fn check_left_forks(&self, view: &View<'_>, wide: bool) -> Check {
+        let (offset, format) = (usize::from(view.fork_offset()) * 8, view.attr_format());
+        let extents = if wide { view.extents() } else { view.attr_extents().into() };
+        let fork_bytes = self.geometry.inode_bytes() - CORE_BYTES;
+        if offset == 0 {
+            let known = matches!(format, 0 | NO_ATTR_FORMAT);
+            ensure!(known, "attribute fork format {format} without a fork");
+            ensure!(extents == 0, "{extents} attr extents without a fork");
+            return Ok(());
+        }
+        // A device's number takes eight bytes.
+        let in_place = match view.format() {
+            0 => offset == 8,
+            1..=3 => offset < fork_bytes,
+            _ => false,
+        };
+        ensure!(in_place, "attribute fork at {offset} of {fork_bytes}, format {}", view.format());
+        let most = match format {
+            1 => 0,
+            2 => ((fork_bytes - offset) / bmbt::RECORD_BYTES) as u32,
+            3 if wide => u32::MAX,
+            3 => i16::MAX as u32,
+            _ => return Err(format!("attribute fork format {format}")),
+        };
+        ensure!(extents <= most, "{extents} attr extents of format {format}");
         Ok(())
     }
     /// Could there be an inode with this number in the group?

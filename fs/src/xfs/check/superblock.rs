@@ -19,7 +19,7 @@ use crate::xfs::log::recovery;
 use crate::xfs::mount::MountError;
 use crate::xfs::ondisk::be64;
 use crate::xfs::ondisk::log_record::Lsn;
-use crate::xfs::ondisk::superblock::{MAGIC, Superblock, View, version};
+use crate::xfs::ondisk::superblock::{Incompat, MAGIC, Superblock, View, version};
 use crate::xfs::types::{AgBlock, AgNumber, Ino};
 
 /// The greatest sector that is read for a superblock.
@@ -192,7 +192,7 @@ fn dirty_tail(bytes: &[u8], sector_bytes: usize) -> Option<String> {
 }
 
 /// What is the same in all superblocks.
-fn shape(copy: &Superblock, first: &Superblock) -> [(&'static str, u64, u64); 16] {
+fn shape(copy: &Superblock, first: &Superblock) -> [(&'static str, u64, u64); 19] {
     let uuid =
         |u: &uuid::Uuid| be64(u.as_bytes(), 0).unwrap_or(0) ^ be64(u.as_bytes(), 8).unwrap_or(0);
     let pick = |name, of: fn(&Superblock) -> u64| (name, of(copy), of(first));
@@ -211,6 +211,10 @@ fn shape(copy: &Superblock, first: &Superblock) -> [(&'static str, u64, u64); 16
         pick("the stripe unit", |s| s.stripe_unit.into()),
         pick("the stripe width", |s| s.stripe_width.into()),
         pick("the directory block's log", |s| s.dir_block_log.into()),
+        pick("the compatible features", |s| s.compat.into()),
+        pick("the read-only compatible features", |s| s.ro_compat.into()),
+        // That it needs repair is said in the first one only.
+        pick("the incompatible features", |s| (s.incompat & !Incompat::NEEDS_REPAIR.bits()).into()),
         ("the UUID (folded)", uuid(&copy.uuid), uuid(&first.uuid)),
         ("the metadata's UUID (folded)", uuid(&copy.meta_uuid), uuid(&first.meta_uuid)),
     ]

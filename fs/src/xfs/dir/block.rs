@@ -162,6 +162,11 @@ impl<S: Store> Dir<'_, S> {
         self.fix_size();
         Ok(())
     }
+    /// Does an entry of `bytes` fit into the single block?
+    pub(super) fn fits_in_block(&mut self, bytes: usize) -> Result<bool> {
+        let block = self.s.read(0, &[BlockKind::DirBlock])?;
+        Ok(self.s.with(&block, |b| fit(b, bytes)) != Fit::No)
+    }
     pub(super) fn add_to_block(&mut self, new: New<'_>) -> Result<()> {
         let block = self.s.read(0, &[BlockKind::DirBlock])?;
         let bytes = entry_bytes(new.name.len());

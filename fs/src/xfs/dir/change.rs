@@ -17,7 +17,7 @@ use super::{PART_BYTES, fold_case};
 use crate::error::{Error, Result};
 use crate::xfs::da::{Path, Store, Tree, hash_name};
 use crate::xfs::ondisk::block::BlockKind;
-use crate::xfs::ondisk::dir_data;
+use crate::xfs::ondisk::dir_data::{self, entry_bytes};
 use crate::xfs::ondisk::dir_leaf::NULL_ADDRESS;
 
 /// How a directory that is to be changed lies on disk.
@@ -133,6 +133,29 @@ impl<S: Store> Dir<'_, S> {
             Form::Node => self.add_to_node(new),
         }
     }
+    /// Can the name be added without a block more?
+    pub(super) fn fits(&mut self, new: New<'_>) -> Result<bool> {
+        let bytes = entry_bytes(new.name.len());
+        match self.form()? {
+            Form::Shortform => self.fits_small(new),
+            Form::Block => self.fits_in_block(bytes),
+            Form::Leaf => self.fits_in_leaf(bytes),
+            Form::Node => {
+                let hash = self.hash(new.name);
+                self.fits_in_tree(bytes, hash)
+            }
+        }
+    }
+    /// Can a name, ".." included, be pointed to an inode of this number without a block
+    /// more?
+    pub(super) fn takes_number(&self, ino: u64) -> bool {
+        let Some(bytes) = self.s.local() else { return true };
+        let [names, wide, ..] = *bytes else { return false };
+        // A wide number makes all the others wide, the parent's included.
+        let more =
+            if wide == 0 && u32::try_from(ino).is_err() { usize::from(names) + 1 } else { 0 };
+        bytes.len() + 4 * more <= self.s.room()
+    }
     /// Remove a name.
     pub(super) fn remove(&mut self, name: &[u8]) -> Result<()> {
         let form = self.form()?;
@@ -214,6 +237,12 @@ impl<S: Store> Dir<'_, S> {
         }
         self.small_to_block()?;
         self.add_to_block(new)
+    }
+    fn fits_small(&self, new: New<'_>) -> Result<bool> {
+        let bytes = self.s.local().unwrap_or(&[]);
+        let mut small = Shortform::decode(bytes).map_err(|r| self.s.corrupt(0, r))?;
+        let entry = Small { name: new.name, offset: 0, file_type: new.file_type, ino: new.ino };
+        Ok(small.insert(entry, self.block_bytes()) && small.bytes() <= self.s.room())
     }
     fn remove_small(&mut self, name: &[u8]) -> Result<()> {
         let narrow = Narrow::scan(self.s.local().unwrap_or(&[]), name);

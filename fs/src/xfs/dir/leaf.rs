@@ -98,6 +98,11 @@ impl<S: Store> Dir<'_, S> {
         }
         Ok(block)
     }
+    /// Does an entry of `bytes` fit into the data blocks that there are, and into the leaf?
+    pub(super) fn fits_in_leaf(&mut self, bytes: usize) -> Result<bool> {
+        let leaf = self.leaf()?;
+        Ok(self.s.with(&leaf, |b| plan(b, bytes)).is_some_and(|plan| !plan.new))
+    }
     pub(super) fn add_to_leaf(&mut self, new: New<'_>) -> Result<()> {
         let leaf = self.leaf()?;
         let bytes = entry_bytes(new.name.len());

@@ -37,7 +37,9 @@ mod shortform;
 #[cfg(test)]
 mod tests;
 
-pub(in crate::xfs) use operate::{add, init, is_empty, move_out, remove, replace};
+pub(in crate::xfs) use operate::{
+    add, fits, init, is_empty, move_out, remove, replace, takes_number,
+};
 pub use operate::{space_for_add, space_for_remove};
 
 use super::da::Space;

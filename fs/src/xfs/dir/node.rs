@@ -76,6 +76,16 @@ impl<S: Store> Dir<'_, S> {
         }
         Ok(())
     }
+    /// Does an entry of `bytes` fit into the data blocks that there are, and its hash into
+    /// the leaf where it belongs?
+    pub(super) fn fits_in_tree(&mut self, bytes: usize, hash: u32) -> Result<bool> {
+        if self.find_space(bytes)?.is_none() {
+            return Ok(false);
+        }
+        let leaf = self.tree().descend(self.s, hash)?.leaf;
+        let index = self.s.with(&leaf, Index::of_leaf);
+        Ok(index.stale > 0 || index.count < index::leaf_capacity(self.block_bytes()))
+    }
     pub(super) fn add_to_node(&mut self, new: New<'_>) -> Result<()> {
         let (number, block) = match self.find_space(entry_bytes(new.name.len()))? {
             Some((number, best)) => (number, self.data_block(number, best)?),

@@ -86,6 +86,33 @@ pub(in crate::xfs) fn add(
     with_dir(tp, dp, |dir| dir.add(new))
 }
 
+/// Can this name be added without a block more? `ino` is the number it will get, or the
+/// highest that it may be.
+///
+/// # Errors
+/// I/O errors and damage.
+pub(in crate::xfs) fn fits(
+    tp: &mut Trans<'_>,
+    dp: &mut LockedInode<'_>,
+    name: &[u8],
+    ino: Ino,
+) -> Result<bool> {
+    let new = New { name, ino: ino.0, file_type: FileType::Regular.to_dirent() };
+    with_dir(tp, dp, |dir| dir.fits(new))
+}
+
+/// Can a name, ".." included, be pointed to this inode without a block more?
+///
+/// # Errors
+/// I/O errors and damage.
+pub(in crate::xfs) fn takes_number(
+    tp: &mut Trans<'_>,
+    dp: &mut LockedInode<'_>,
+    ino: Ino,
+) -> Result<bool> {
+    with_dir(tp, dp, |dir| Ok(dir.takes_number(ino.0)))
+}
+
 /// Remove a name.
 ///
 /// # Errors

@@ -35,7 +35,8 @@ enum Try {
 }
 
 /// Take an inode that is not in use: for a directory in the group whose turn it is, for
-/// anything else near its parent. The transaction may roll; `inodes` stay locked.
+/// anything else near its parent. If there are none new ones are made, should the chunks
+/// `grow`: then the transaction may roll; `inodes` stay locked.
 ///
 /// # Errors
 /// No space; I/O errors, damage, shut down.
@@ -43,6 +44,7 @@ pub(in crate::xfs) fn allocate(
     tp: &mut Trans<'_>,
     parent: Ino,
     directory: bool,
+    grow: bool,
     inodes: &mut [&mut LockedInode<'_>],
 ) -> Result<Ino> {
     let mount = tp.mount();
@@ -58,7 +60,7 @@ pub(in crate::xfs) fn allocate(
             if !promises(mount, ag, how)? || !lock(tp, ag, how, inodes)? {
                 continue;
             }
-            if let Some(ino) = allocate_in(tp, ag, parent, inodes)? {
+            if let Some(ino) = allocate_in(tp, ag, parent, grow, inodes)? {
                 return Ok(ino);
             }
         }
@@ -130,11 +132,12 @@ fn allocate_in(
     tp: &mut Trans<'_>,
     ag: AgNumber,
     parent: Ino,
+    grow: bool,
     inodes: &mut [&mut LockedInode<'_>],
 ) -> Result<Option<Ino>> {
     let mut header = Header::read(tp, ag)?;
     if header.get(agi::at::FREE_COUNT) == 0 {
-        let grown = room_for_chunk(tp.mount()) && chunk::add(tp, &header)?;
+        let grown = grow && room_for_chunk(tp.mount()) && chunk::add(tp, &header)?;
         if tp.is_dirty() {
             // The new chunk stays whatever becomes of the rest; and no log space that the
             // rest needs is taken by it.

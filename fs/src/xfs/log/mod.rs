@@ -304,6 +304,12 @@ impl Log {
         let Some(lsn) = self.ail.position(key) else { return false };
         self.layout.distance_bytes(lsn, self.head()) > self.layout.ring_bytes() / 4
     }
+    /// May whoever goes on with an operation have to wait for space soon? Operations are
+    /// never promised more than half of the ring together, so with more than that free
+    /// nobody has to.
+    pub fn is_tight(&self) -> bool {
+        self.free_bytes() <= self.capacity_bytes() / 2
+    }
     /// Items that are logged and not in place.
     pub fn ail_len(&self) -> usize {
         self.ail.len()

@@ -13,6 +13,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use holdfast_sync::atomic::Ordering;
+use holdfast_sync::check;
 use holdfast_sync::thread::{self, JoinHandle, Priority, spawn};
 use holdfast_sync::time::now_ns;
 
@@ -21,11 +22,14 @@ use super::ail::Spot;
 use super::item::{CommitSeq, Item, Journal, Lsn, Pushed};
 use crate::block::Plug;
 use crate::error::{Error, Result};
+use crate::locks;
 
 /// Items taken from the AIL at once.
 const BATCH: usize = 128;
 /// The longest wait for an item to get unlocked or written.
 const RETRY_NS: u64 = 10_000_000;
+/// Items written in place at once where the cache of blocks has no room.
+const ROOM_BATCH: u64 = 512;
 /// How often the thread looks whether there is anything to do.
 pub(super) const INTERVAL_NS: u64 = 30_000_000_000;
 
@@ -57,10 +61,14 @@ pub type Cover = dyn Fn() -> Result<CommitSeq> + Send + Sync;
 impl Log {
     /// Push items up to position `upto`, once.
     fn push_round(&self, upto: Lsn) -> Result<Round> {
+        self.push_some(upto, u64::MAX)
+    }
+    /// Push items up to position `upto`, once, until `most` or more are on their way.
+    fn push_some(&self, upto: Lsn, most: u64) -> Result<Round> {
         let mut round = Round::default();
         let mut after: Option<Spot> = None;
         let mut batch: Vec<(Spot, Arc<dyn Item>)> = Vec::with_capacity(BATCH);
-        loop {
+        while round.submitted + round.in_flight < most {
             self.ail.batch(after, upto, BATCH, &mut batch);
             let Some((last, _)) = batch.last() else { break };
             after = Some(*last);
@@ -103,6 +111,30 @@ impl Log {
             }
             self.wait_for_departures(before);
         }
+    }
+    /// Write items in place, the oldest first, while what is in memory of them leaves no
+    /// room and can be written. May be called with inodes locked that were logged in the
+    /// step before: nothing is waited for but the device and the log's writer.
+    ///
+    /// # Errors
+    /// The log was shut down.
+    pub fn make_room(&self, has_no_room: impl Fn() -> bool) -> Result<()> {
+        check::before(&locks::LOG_PUSH);
+        let mut forced = false;
+        while has_no_room() {
+            let before = self.ail.departures();
+            let round = self.push_some(Lsn(u64::MAX), ROOM_BATCH)?;
+            if round.submitted + round.in_flight > 0 {
+                self.wait_for_departures(before);
+            } else if forced {
+                // Others hold the rest.
+                break;
+            } else {
+                forced = true;
+                self.force_all()?;
+            }
+        }
+        Ok(())
     }
     /// Wait until an item has left the AIL since there were `before` departures, or a while.
     fn wait_for_departures(&self, before: u64) {

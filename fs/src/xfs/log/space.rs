@@ -27,18 +27,19 @@
 //! 2. Tickets are promised at most half of the ring together (a lone one may get more),
 //!    and the CIL is kept at about an eighth. So when there is nothing left to promise, a
 //!    quarter of the ring and more is checkpoints that are written already.
-//! 3. An operation logs every inode it holds with each step, and an old intent is logged
-//!    anew before it grows older than a quarter of the ring. So the items in those
-//!    checkpoints are not of those who wait: once the log is forced they can be written
-//!    in place, which waits for the device only, and the tail moves past them.
-//! 4. Between its steps an operation holds no group's lock. So one that holds a promise
+//! 3. Inodes that an operation holds, and its intents, are logged anew before they grow
+//!    older than a quarter of the ring; inodes with each step while less than half of the
+//!    ring is free. So the items in those checkpoints are not of those who wait: once the
+//!    log is forced they can be written in place, which waits for the device only, and the
+//!    tail moves past them.
+//! 4. Nobody else keeps an inode that is logged from being written in place for long: who
+//!    holds one waits for a group, a block, the device or the log's writer, but neither in
+//!    [`Space::reserve`] nor for another inode, which may be held by one who waits here. He
+//!    tries to lock that, and gives the first back if it cannot be had.
+//! 5. Between its steps an operation holds no group's lock. So one that holds a promise
 //!    and waits for such a lock waits for somebody who runs.
-//! 5. Those in the middle of an operation go first, in the order in which they came. New
+//! 6. Those in the middle of an operation go first, in the order in which they came. New
 //!    operations wait behind them, so what is promised then only shrinks.
-//!
-//! What remains is an item that somebody holds locked who in turn waits for the one that
-//! waits for space: items must be written in place from what was logged of them, or be
-//! locked only by those who wait for nothing but the device.
 //!
 //! Locks: `LOG_SPACE`, held for a few instructions, also under `CIL`.
 

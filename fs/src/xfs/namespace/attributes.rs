@@ -2,6 +2,7 @@
 
 use super::SetAttr;
 use crate::error::{Error, Result};
+use crate::xfs::attr::AfterChmod;
 use crate::xfs::inode::Inode;
 use crate::xfs::ondisk::inode::Flags;
 use crate::xfs::types::FileType;
@@ -20,16 +21,28 @@ impl Inode {
     pub(in crate::xfs) fn is_free(&self) -> bool {
         self.state.read().core.mode == 0
     }
-    /// Change permissions, owner or times.
+    /// Change permissions, owner or times. `IOLOCK` is held exclusive.
     ///
     /// # Errors
     /// Not permitted on an immutable file; read-only, shut down.
     pub fn set_attributes(&self, change: &SetAttr) -> Result<()> {
         let mount = self.mount();
-        let tp = mount.begin(mount.reservations().ichange, 0)?;
+        // An access control list says again what the permission bits do.
+        let list = change.mode.map_or(Ok(None), |mode| AfterChmod::of(self, mode))?;
+        let mut tp = match &list {
+            Some(list) => list.begin(self)?,
+            None => mount.begin(mount.reservations().ichange, 0)?,
+        };
         let mut ip = self.lock_exclusive();
-        if ip.core.flags.intersects(Flags::IMMUTABLE | Flags::APPEND) {
+        let fixed = match change.touch {
+            true => Flags::IMMUTABLE,
+            false => Flags::IMMUTABLE | Flags::APPEND,
+        };
+        if ip.core.flags.intersects(fixed) {
             return Err(Error::NotPermitted("the file is immutable or append-only"));
+        }
+        if let Some(list) = &list {
+            list.apply(&mut tp, &mut ip)?;
         }
         let now = tp.now();
         let directory = self.file_type() == FileType::Directory;

@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 
 use super::{Create, MAX_LINKS, NewKind, check_directory, new_flags2, touch_names};
 use crate::error::{Error, Result};
+use crate::xfs::attr::Inherited;
 use crate::xfs::attr::parent::{self, Pointer};
 use crate::xfs::geometry::Geometry;
 use crate::xfs::inode::{Fork, ForkExtents, Inode};
@@ -12,7 +13,8 @@ use crate::xfs::mount::Mount;
 use crate::xfs::ondisk::agi::NULL_AGINO;
 use crate::xfs::ondisk::inode::{CORE_BYTES, Flags, Flags2, Format, InodeCore, MAX_SYMLINK};
 use crate::xfs::reservation::Reservation;
-use crate::xfs::types::{FileType, Ino, Timestamp};
+use crate::xfs::trans::Trans;
+use crate::xfs::types::{AgNumber, FileType, Ino, Timestamp};
 use crate::xfs::{dir, ialloc, symlink};
 
 /// The group of what is made in a directory is the directory's, and directories hand
@@ -20,6 +22,13 @@ use crate::xfs::{dir, ialloc, symlink};
 const SET_GROUP: u16 = 0o2000;
 /// What a file or directory inherits whatever it is.
 const INHERITED: Flags = Flags::NOATIME.union(Flags::NODUMP).union(Flags::SYNC);
+
+/// What a new inode shall be, besides what its maker says.
+struct Shape<'a> {
+    mode: u16,
+    nlink: u32,
+    lists: &'a Inherited,
+}
 
 impl Mount {
     /// Make an inode and its first name, which must not be there.
@@ -29,15 +38,23 @@ impl Mount {
     pub fn create(&self, dir: &Inode, name: &[u8], create: &Create<'_>) -> Result<Arc<Inode>> {
         let directory = create.kind == NewKind::Directory;
         check_target(&create.kind)?;
-        let (reservation, blocks) = self.cost(&create.kind);
-        let mut tp = self.begin(reservation, blocks)?;
+        let file_type = create.kind.file_type();
+        let (lists, mode) = Inherited::of(dir, file_type, create.mode, create.umask)?;
+        let (reservation, blocks) = lists.cost(self, self.cost(&create.kind));
+        let mut tp = self.begin_or_full(reservation, blocks, 0)?;
+        let full = tp.is_short();
         let inode;
         let mut dp = dir.lock_exclusive();
         check_directory(&dp)?;
         check_kind(&dp, &create.kind)?;
-        let ino = ialloc::allocate(&mut tp, dir.ino(), directory, &mut [&mut dp])?;
+        let small = lists.is_empty();
+        if full && !(small && self.needs_no_block(&mut tp, &mut dp, name, &create.kind)?) {
+            return Err(Error::NoSpace);
+        }
+        let ino = ialloc::allocate(&mut tp, dir.ino(), directory, !full, &mut [&mut dp])?;
         let now = tp.now();
-        inode = self.new_inode(ino, &dp, create, u32::from(directory) + 1, now);
+        let shape = Shape { mode, nlink: u32::from(directory) + 1, lists: &lists };
+        inode = self.new_inode(ino, &dp, create, &shape, now);
         let mut ip = self.lock_new(&inode)?;
         match create.kind {
             NewKind::Directory => dir::init(&mut tp, &mut ip, dir.ino())?,
@@ -45,7 +62,10 @@ impl Mount {
             NewKind::Regular | NewKind::Special(..) => {}
         }
         dir::add(&mut tp, &mut dp, name, ino, create.kind.file_type())?;
-        parent::add(&mut tp, &mut ip, Pointer::new(&dp, name))?;
+        if let Some(pointer) = Pointer::new(&dp, name) {
+            pointer.add(&mut tp, &mut ip)?;
+        }
+        lists.apply(&mut tp, &mut ip)?;
         if directory {
             dp.core_mut().nlink += 1;
         }
@@ -60,19 +80,50 @@ impl Mount {
     /// # Errors
     /// As [`Mount::create`].
     pub fn create_unnamed(&self, dir: &Inode, create: &Create<'_>) -> Result<Arc<Inode>> {
-        let (reservation, blocks) = self.cost(&create.kind);
-        let mut tp = self.begin(reservation, blocks)?;
+        let (lists, mode) = match create.kind {
+            NewKind::Regular => Inherited::of(dir, FileType::Regular, create.mode, create.umask)?,
+            // A whiteout.
+            _ => (Inherited::default(), create.mode),
+        };
+        let (reservation, blocks) = lists.cost(self, self.cost(&create.kind));
+        let mut tp = self.begin_or_full(reservation, blocks, 0)?;
+        let full = tp.is_short();
+        if full && !lists.is_empty() {
+            return Err(Error::NoSpace);
+        }
         let inode = {
             let mut dp = dir.lock_exclusive();
             check_directory(&dp)?;
-            let ino = ialloc::allocate(&mut tp, dir.ino(), false, &mut [&mut dp])?;
-            self.new_inode(ino, &dp, create, 0, tp.now())
+            let ino = ialloc::allocate(&mut tp, dir.ino(), false, !full, &mut [&mut dp])?;
+            self.new_inode(ino, &dp, create, &Shape { mode, nlink: 0, lists: &lists }, tp.now())
         };
         let mut ip = self.lock_new(&inode)?;
         ialloc::unlinked_add(&mut tp, &ip)?;
+        lists.apply(&mut tp, &mut ip)?;
         tp.commit(&mut [&mut ip])?;
         drop(ip);
         Ok(inode)
+    }
+    /// Does making this take no block besides, perhaps, one of new inodes?
+    fn needs_no_block(
+        &self,
+        tp: &mut Trans<'_>,
+        dp: &mut LockedInode<'_>,
+        name: &[u8],
+        kind: &NewKind<'_>,
+    ) -> Result<bool> {
+        let geometry = self.geometry();
+        let contents = match kind {
+            NewKind::Symlink(target) => {
+                target.len() <= parent::new_data_bytes(geometry, kind.format())
+            }
+            NewKind::Directory | NewKind::Regular | NewKind::Special(..) => true,
+        };
+        // It is not known yet which number it gets.
+        let last = geometry.ino(AgNumber(geometry.ag_count - 1), u32::MAX);
+        Ok(contents
+            && parent::fits_new(geometry, kind.format(), name)
+            && dir::fits(tp, dp, name, last)?)
     }
     /// Log and blocks that making this may need.
     fn cost(&self, kind: &NewKind<'_>) -> (Reservation, u64) {
@@ -90,7 +141,7 @@ impl Mount {
         ino: Ino,
         dp: &LockedInode<'_>,
         create: &Create<'_>,
-        nlink: u32,
+        shape: &Shape<'_>,
         now: Timestamp,
     ) -> Arc<Inode> {
         let file_type = create.kind.file_type();
@@ -98,12 +149,9 @@ impl Mount {
             NewKind::Special(_, (major, minor)) => Fork::Device(device(major, minor)),
             _ => Fork::Extents(ForkExtents::default()),
         };
-        let format = match create.kind {
-            NewKind::Special(..) => Format::Device,
-            _ => Format::Extents,
-        };
+        let format = create.kind.format();
         let hands_group_down = dp.core.mode & SET_GROUP != 0;
-        let mut mode = create.mode & 0o7777 | file_type.mode_bits();
+        let mut mode = shape.mode & 0o7777 | file_type.mode_bits();
         if hands_group_down && file_type == FileType::Directory {
             mode |= SET_GROUP;
         }
@@ -114,7 +162,7 @@ impl Mount {
             attr_format: None,
             uid: create.uid,
             gid: if hands_group_down { dp.core.gid } else { create.gid },
-            nlink,
+            nlink: shape.nlink,
             projid: 0,
             atime: now,
             mtime: now,
@@ -135,6 +183,7 @@ impl Mount {
         };
         inherit(&mut core, &dp.core, self.geometry());
         let attributes = parent::prepare(&mut core, self.geometry());
+        let attributes = attributes.or_else(|| shape.lists.prepare(&mut core));
         Inode::new(self.arc(), ino, core, data, attributes)
     }
     /// Lock an inode that nobody knows of, and let it be known. Nothing is waited for:
@@ -145,6 +194,16 @@ impl Mount {
         let mut ip = LockedInode::new(inode, state);
         ip.mark(LogFields::CORE | LogFields::DATA);
         Ok(ip)
+    }
+}
+
+impl NewKind<'_> {
+    /// The form of the data fork, at first.
+    const fn format(&self) -> Format {
+        match self {
+            Self::Special(..) => Format::Device,
+            _ => Format::Extents,
+        }
     }
 }
 

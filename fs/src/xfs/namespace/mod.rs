@@ -29,7 +29,7 @@ mod names;
 mod rename;
 
 use super::geometry::Geometry;
-use super::inode::{Fork, Inode};
+use super::inode::Inode;
 use super::inode_item::LockedInode;
 use super::mount::Mount;
 use super::ondisk::inode::{Flags, Flags2};
@@ -43,8 +43,6 @@ pub use rename::Rename;
 
 /// Most names an inode can have.
 const MAX_LINKS: u32 = i32::MAX as u32;
-/// Bytes that an entry in an inode takes besides its name: lengths, place, type, number.
-const SHORTFORM_ENTRY: usize = 12;
 
 /// What a new inode shall be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +72,11 @@ impl NewKind<'_> {
 /// How to make an inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Create<'a> {
-    /// Permission bits, the umask applied.
+    /// Permission bits.
     pub mode: u16,
+    /// Those of them that it does not get, unless the directory has a default access
+    /// control list.
+    pub umask: u16,
     /// Owner.
     pub uid: u32,
     /// Group, unless the directory hands down its own.
@@ -110,6 +111,9 @@ pub struct SetAttr {
     pub atime: Option<Timestamp>,
     /// Last change of the contents.
     pub mtime: Option<Timestamp>,
+    /// Both times become the present, and nothing else changes: that is a write like any
+    /// other, and a file that is appended to may have it.
+    pub touch: bool,
 }
 
 /// The switches that every new inode has.
@@ -125,35 +129,8 @@ impl Mount {
     /// file system that is full. Blocks that it may need for a while come then from those
     /// that are never promised.
     fn begin_freeing(&self, reservation: Reservation, blocks: u64) -> Result<Trans<'_>> {
-        self.begin_or_full(reservation, blocks, blocks).map(|(tp, _)| tp)
+        self.begin_or_full(reservation, blocks, blocks)
     }
-    /// Start a transaction for which `blocks` are reserved or, if there are not so many,
-    /// `least` from those that are never promised; and whether that was so.
-    pub(in crate::xfs) fn begin_or_full(
-        &self,
-        reservation: Reservation,
-        blocks: u64,
-        least: u64,
-    ) -> Result<(Trans<'_>, bool)> {
-        match self.begin(reservation, blocks) {
-            Err(Error::NoSpace) => {
-                let mut tp = self.begin(reservation, 0)?;
-                self.counters().withhold(least);
-                tp.add_reserved(least);
-                Ok((tp, true))
-            }
-            other => Ok((other?, false)),
-        }
-    }
-}
-
-/// Does another name fit into the directory's inode, whatever number it gets?
-fn fits_inline(dp: &LockedInode<'_>, name: &[u8]) -> bool {
-    let Fork::Local(bytes) = &dp.data else { return false };
-    // A wide inode number makes all the others wide.
-    let numbers = usize::from(bytes.first().copied().unwrap_or(0)) + 2;
-    let longest = bytes.len() + 4 * numbers + name.len() + SHORTFORM_ENTRY;
-    longest <= dp.core.data_fork_bytes
 }
 
 /// Most inodes that an operation locks.
@@ -161,16 +138,39 @@ const MOST_LOCKED: usize = 5;
 
 /// Lock at most [`MOST_LOCKED`] inodes in the order of their numbers; the locks, in the
 /// order given. One inode must not be given twice.
+///
+/// Nobody waits for one of them while he holds another that may be the log's tail:
+///
+/// ```text
+/// A (an operation of several steps)      B (this function)
+/// holds inode 2, commits a step
+/// waits for log space                    holds inode 1, which is the tail
+///                                        waits for inode 2
+/// the pusher cannot have inode 1         ... for ever
+/// ```
+/// B gives inode 1 back, waits for inode 2 with nothing in its hands, and starts over.
 fn lock_all<'a>(inodes: &[&'a Inode]) -> [Option<LockedInode<'a>>; MOST_LOCKED] {
     debug_assert!(inodes.len() <= MOST_LOCKED, "too many inodes");
     let mut order: [usize; MOST_LOCKED] = core::array::from_fn(|i| i);
     let order = &mut order[..inodes.len().min(MOST_LOCKED)];
     order.sort_unstable_by_key(|&i| inodes[i].ino());
-    let mut locked = [const { None }; MOST_LOCKED];
-    for &i in &*order {
-        locked[i] = Some(inodes[i].lock_exclusive());
+    loop {
+        let mut locked = [const { None }; MOST_LOCKED];
+        let Some(&busy) = order.iter().find(|&&i| !lock_next(&mut locked, i, inodes[i])) else {
+            return locked;
+        };
+        drop(locked);
+        drop(inodes[busy].lock_exclusive());
     }
-    locked
+}
+
+/// Lock one more inode. False if it is busy, and one of those `locked` is logged.
+fn lock_next<'a>(locked: &mut [Option<LockedInode<'a>>], i: usize, inode: &'a Inode) -> bool {
+    locked[i] = inode.try_lock_exclusive();
+    if locked[i].is_none() && !locked.iter().flatten().any(|held| held.inode().is_logged()) {
+        locked[i] = Some(inode.lock_exclusive());
+    }
+    locked[i].is_some()
 }
 
 /// Names in this directory may change.

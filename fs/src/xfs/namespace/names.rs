@@ -1,6 +1,6 @@
 //! Another name for an inode, a name less.
 
-use super::{MAX_LINKS, check_directory, check_removable, fits_inline, lock_all, touch_names};
+use super::{MAX_LINKS, check_directory, check_removable, lock_all, touch_names};
 use crate::error::{Error, Result};
 use crate::xfs::attr::parent::{self, Pointer};
 use crate::xfs::inode::{ForkKind, Inode};
@@ -24,13 +24,15 @@ impl Mount {
         }
         let geometry = self.geometry();
         let blocks = dir::space_for_add(geometry) + parent::space_for_add(geometry);
-        let (mut tp, full) = self.begin_or_full(self.reservations().link, blocks, 0)?;
+        let mut tp = self.begin_or_full(self.reservations().link, blocks, 0)?;
         let mut locked = lock_all(&[dir, inode]);
         let [Some(dp), Some(ip), ..] = &mut locked else {
             return Err(Error::Invalid("not two inodes"));
         };
         check_directory(dp)?;
-        if full && !(fits_inline(dp, name) && parent::fits_inline(ip, name)) {
+        if tp.is_short()
+            && !(parent::fits_inline(ip, name) && dir::fits(&mut tp, dp, name, ip.ino())?)
+        {
             return Err(Error::NoSpace);
         }
         if ip.core.flags.intersects(Flags::IMMUTABLE | Flags::APPEND) {
@@ -47,7 +49,9 @@ impl Mount {
             ialloc::unlinked_remove(&mut tp, ip)?;
         }
         dir::add(&mut tp, dp, name, ip.ino(), inode.file_type())?;
-        parent::add(&mut tp, ip, Pointer::new(dp, name))?;
+        if let Some(pointer) = Pointer::new(dp, name) {
+            pointer.add(&mut tp, ip)?;
+        }
         let now = tp.now();
         let core = ip.core_mut();
         core.nlink += 1;
@@ -97,7 +101,9 @@ impl Mount {
         check_directory(dp)?;
         check_removable(dp, ip)?;
         let pointer = Pointer::new(dp, name);
-        parent::check(&mut tp, ip, pointer)?;
+        if let Some(pointer) = &pointer {
+            pointer.check(&mut tp, ip)?;
+        }
         let directory = inode.file_type() == FileType::Directory;
         if directory {
             check_empty(ip)?;
@@ -121,8 +127,8 @@ impl Mount {
             dp.core_mut().nlink -= 1;
         }
         dir::remove(&mut tp, dp, name)?;
-        if !freed {
-            parent::remove(&mut tp, ip, pointer)?;
+        if let Some(pointer) = pointer.filter(|_| !freed) {
+            pointer.remove(&mut tp, ip)?;
         }
         touch_names(dp, now);
         tp.commit(&mut [dp, ip])?;

@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 
 use super::names::{check_empty, check_project, drop_link};
 use super::{
-    Create, MAX_LINKS, NewKind, RenameFlags, check_directory, check_removable, fits_inline,
-    lock_all, touch_names,
+    Create, MAX_LINKS, NewKind, RenameFlags, check_directory, check_removable, lock_all,
+    touch_names,
 };
 use crate::error::{Error, Result};
 use crate::xfs::attr::parent::{self, Pointer};
@@ -100,10 +100,10 @@ impl Mount {
         let pointers = 2 * parent::space_for_add(geometry) + parent::space_for_first(geometry);
         let blocks = dir::space_for_add(geometry) + removal + pointers;
         let least = 2 * removal + 2 * parent::space_for_remove(geometry);
-        let (mut tp, full) = self.begin_or_full(self.reservations().rename, blocks, least)?;
+        let mut tp = self.begin_or_full(self.reservations().rename, blocks, least)?;
         let mut parts = Parts::lock(rename, whiteout)?;
         check(rename, &mut parts)?;
-        if full && !works_inline(rename, &mut parts) {
+        if tp.is_short() && !needs_no_block(&mut tp, rename, &mut parts)? {
             return Err(Error::NoSpace);
         }
         check_pointers(&mut tp, rename, &mut parts)?;
@@ -125,44 +125,71 @@ impl Mount {
     /// The device that overlay file systems know a removed name by.
     fn make_whiteout(&self, dir: &Inode) -> Result<alloc::sync::Arc<Inode>> {
         let kind = NewKind::Special(FileType::CharDevice, (0, 0));
-        self.create_unnamed(dir, &Create { mode: 0, uid: 0, gid: 0, kind })
+        self.create_unnamed(dir, &Create { mode: 0, umask: 0, uid: 0, gid: 0, kind })
     }
 }
 
 /// Can it be done without a block more?
-fn works_inline(rename: &Rename<'_>, parts: &mut Parts<'_>) -> bool {
+fn needs_no_block(tp: &mut Trans<'_>, rename: &Rename<'_>, parts: &mut Parts<'_>) -> Result<bool> {
     let exchange = rename.flags.contains(RenameFlags::EXCHANGE);
+    let ino = rename.inode.ino();
     // Where a name is replaced none is added.
-    let name_fits = rename.replaced.is_some() || fits_inline(parts.to(), rename.to_name);
+    let name_fits = match rename.replaced {
+        Some(_) => dir::takes_number(tp, parts.to(), ino)?,
+        None => dir::fits(tp, parts.to(), rename.to_name, ino)?,
+    };
+    // What stays under the old name, and the other ends of directories that move.
+    let stays = match (&parts.whiteout, rename.replaced) {
+        (Some(whiteout), _) => Some(whiteout.ino()),
+        (None, replaced) => replaced.filter(|_| exchange).map(Inode::ino),
+    };
+    let mut numbers_fit = match stays {
+        Some(ino) => dir::takes_number(tp, &mut parts.from, ino)?,
+        None => true,
+    };
+    if is_directory(rename.inode) {
+        numbers_fit &= dir::takes_number(tp, &mut parts.inode, rename.to.ino())?;
+    }
+    if let (true, Some(replaced)) = (exchange, &mut parts.replaced)
+        && rename.replaced.is_some_and(is_directory)
+    {
+        numbers_fit &= dir::takes_number(tp, replaced, rename.from.ino())?;
+    }
     let gets = |ip: &Option<LockedInode<'_>>| {
         ip.as_ref().is_none_or(|ip| parent::fits_inline(ip, rename.from_name))
     };
-    name_fits
+    Ok(name_fits
+        && numbers_fit
         && parent::fits_inline(&parts.inode, rename.to_name)
         && (!exchange || gets(&parts.replaced))
-        && gets(&parts.whiteout)
+        && gets(&parts.whiteout))
+}
+
+/// The pointers to parents that belong to both names, if the file system keeps any.
+fn pointers<'a>(rename: &Rename<'a>, parts: &mut Parts<'_>) -> Option<(Pointer<'a>, Pointer<'a>)> {
+    let from = Pointer::new(&parts.from, rename.from_name)?;
+    let to = Pointer::new(parts.to(), rename.to_name)?;
+    Some((from, to))
 }
 
 /// The pointers to parents that will go are there.
 fn check_pointers(tp: &mut Trans<'_>, rename: &Rename<'_>, parts: &mut Parts<'_>) -> Result<()> {
-    let from = Pointer::new(&parts.from, rename.from_name);
-    let to = Pointer::new(parts.to(), rename.to_name);
-    parent::check(tp, &mut parts.inode, from)?;
-    parts.replaced.as_mut().map_or(Ok(()), |replaced| parent::check(tp, replaced, to))
+    let Some((from, to)) = pointers(rename, parts) else { return Ok(()) };
+    from.check(tp, &mut parts.inode)?;
+    parts.replaced.as_mut().map_or(Ok(()), |replaced| to.check(tp, replaced))
 }
 
 /// Pointers to parents follow the names.
 fn move_pointers(tp: &mut Trans<'_>, rename: &Rename<'_>, parts: &mut Parts<'_>) -> Result<()> {
-    let from = Pointer::new(&parts.from, rename.from_name);
-    let to = Pointer::new(parts.to(), rename.to_name);
-    parent::replace(tp, &mut parts.inode, from, to)?;
+    let Some((from, to)) = pointers(rename, parts) else { return Ok(()) };
+    from.replace(tp, &mut parts.inode, &to)?;
     if let Some(replaced) = &mut parts.replaced {
         match rename.flags.contains(RenameFlags::EXCHANGE) {
-            true => parent::replace(tp, replaced, to, from)?,
-            false => parent::remove(tp, replaced, to)?,
+            true => to.replace(tp, replaced, &from)?,
+            false => to.remove(tp, replaced)?,
         }
     }
-    parts.whiteout.as_mut().map_or(Ok(()), |whiteout| parent::add(tp, whiteout, from))
+    parts.whiteout.as_mut().map_or(Ok(()), |whiteout| from.add(tp, whiteout))
 }
 
 fn is_directory(inode: &Inode) -> bool {

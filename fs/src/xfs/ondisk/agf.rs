@@ -96,6 +96,23 @@ impl Agf {
     /// # Errors
     /// What does not fit.
     pub fn decode(bytes: &[u8], geometry: &Geometry, ag: AgNumber) -> Check<Self> {
+        let agf = Self::decode_but_list(bytes, geometry, ag)?;
+        let (first, last) = (agf.free_list_first, agf.free_list_last);
+        let (count, slots) = (agf.free_list_count, super::agfl::slots(geometry));
+        // The list is a ring: an empty one has its end right before its start.
+        let used = if last >= first { last - first + 1 } else { slots - first + last + 1 };
+        ensure!(
+            count == used || (count == 0 && used == slots),
+            "free list from {first} to {last} with {count} blocks"
+        );
+        Ok(agf)
+    }
+    /// As [`Agf::decode`], but the length of the AGFL may not be what its ends say: that is
+    /// not damage, and is mended by whoever mounts for writing.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn decode_but_list(bytes: &[u8], geometry: &Geometry, ag: AgNumber) -> Check<Self> {
         let Some(v) = View::new(bytes) else { return Err("too short".into()) };
         ensure!(v.version() == 1, "version {}", v.version());
         ensure!(v.ag_number() == ag.0, "it says it is of AG {}", v.ag_number());
@@ -107,12 +124,6 @@ impl Agf {
         ensure!(
             first < slots && last < slots && count <= slots,
             "free list from {first} to {last}, {count} of {slots}"
-        );
-        // The list is a ring: an empty one has its end right before its start.
-        let used = if last >= first { last - first + 1 } else { slots - first + last + 1 };
-        ensure!(
-            count == used || (count == 0 && used == slots),
-            "free list from {first} to {last} with {count} blocks"
         );
         ensure!(
             v.free_blocks() <= length && v.longest() <= v.free_blocks(),

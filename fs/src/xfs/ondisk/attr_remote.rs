@@ -6,7 +6,7 @@ use super::{Be32, Be64, Check, Le32, UuidField, ensure, on_disk};
 pub const MAGIC: u32 = 0x5841_524d;
 
 on_disk! {
-    /// The header; part of the value follows.
+    /// The header; part of the value, or of a link's target, follows.
     Header, 56 bytes {
         magic: Be32 = 0,
         offset: Be32 = 4,
@@ -29,10 +29,15 @@ pub const fn room(block_bytes: usize) -> usize {
 /// # Errors
 /// What does not fit.
 pub fn check(block: &[u8]) -> Check {
+    check_part(block, "value", u64::from(super::attr_leaf::MAX_VALUE))
+}
+
+/// Check a block with a part of something that has at most so many bytes.
+pub(super) fn check_part(block: &[u8], what: &str, most: u64) -> Check {
     let Some(header) = Header::new(block) else { return Err("too short".into()) };
     let room = room(block.len());
     ensure!(header.bytes() as usize <= room, "{} bytes, room for {room}", header.bytes());
     let end = u64::from(header.offset()) + u64::from(header.bytes());
-    ensure!(end <= u64::from(super::attr_leaf::MAX_VALUE), "a value of {end} bytes");
+    ensure!(end <= most, "a {what} of {end} bytes");
     Ok(())
 }

@@ -135,33 +135,44 @@ const fn header(name: &'static str, magic: u32, crc: usize, lsn: usize, uuid: us
     Layout { name, magic: Magic::Front(magic), crc, lsn, uuid, blkno: None, owner: None }
 }
 
-/// The kinds that have a magic number.
-const RECOGNISABLE: [BlockKind; 19] = [
-    BlockKind::Agf,
-    BlockKind::Agi,
-    BlockKind::Agfl,
-    BlockKind::Bnobt,
-    BlockKind::Cntbt,
-    BlockKind::Inobt,
-    BlockKind::Finobt,
-    BlockKind::Rmapbt,
-    BlockKind::Refcountbt,
-    BlockKind::Bmbt,
-    BlockKind::DirBlock,
-    BlockKind::DirData,
-    BlockKind::DirLeaf1,
-    BlockKind::DirLeafN,
-    BlockKind::DirFree,
-    BlockKind::DaNode,
-    BlockKind::AttrLeaf,
-    BlockKind::AttrRemote,
-    BlockKind::Symlink,
-];
+const _: () = {
+    let mut i = 0;
+    while i < BlockKind::ALL.len() {
+        assert!(BlockKind::ALL[i] as usize == i, "the kinds are listed in order");
+        i += 1;
+    }
+};
 
 impl BlockKind {
-    /// What a block looks like, by its magic number alone.
+    /// All of them.
+    pub const ALL: [Self; 21] = [
+        Self::Agf,
+        Self::Agi,
+        Self::Agfl,
+        Self::Bnobt,
+        Self::Cntbt,
+        Self::Inobt,
+        Self::Finobt,
+        Self::Rmapbt,
+        Self::Refcountbt,
+        Self::Bmbt,
+        Self::Inodes,
+        Self::DirBlock,
+        Self::DirData,
+        Self::DirLeaf1,
+        Self::DirLeafN,
+        Self::DirFree,
+        Self::DaNode,
+        Self::AttrLeaf,
+        Self::AttrRemote,
+        Self::Symlink,
+        Self::Superblock,
+    ];
+    /// What a block looks like by its magic number alone, other than the superblock.
     pub fn identify(block: &[u8]) -> Option<Self> {
-        RECOGNISABLE.into_iter().find(|kind| kind.recognises(block))
+        let mut candidates =
+            Self::ALL.into_iter().filter(|k| !matches!(k, Self::Inodes | Self::Superblock));
+        candidates.find(|kind| kind.recognises(block))
     }
     const fn layout(self) -> Layout {
         match self {

@@ -200,6 +200,8 @@ pub struct Superblock {
     pub stripe_width: u32,
     /// log2 of blocks in a directory block.
     pub dir_block_log: u8,
+    /// Features that need no support.
+    pub compat: u32,
     /// Features that need write support only.
     pub ro_compat: u32,
     /// Features needed for reading.
@@ -269,6 +271,7 @@ impl Superblock {
             stripe_unit: view.stripe_unit(),
             stripe_width: view.stripe_width(),
             dir_block_log: view.dir_block_log(),
+            compat: view.features_compat(),
             ro_compat: view.features_ro_compat(),
             incompat,
             log_incompat: view.features_log_incompat(),

@@ -24,11 +24,26 @@ use crate::xfs::refcount;
 /// Blocks that mapping an extent may need: a split all the way up, and a new root.
 const MAPPING_BLOCKS: u64 = 10;
 
+/// Intents that hold the log's tail until they are finished.
+pub(in crate::xfs) type Unfinished = Vec<(Arc<IntentItem>, PendingIntent)>;
+
+/// Have what recovery found unfinished hold the log's tail, before anything is logged.
+pub(in crate::xfs) fn hold(mount: &Mount, intents: Vec<PendingIntent>) -> Unfinished {
+    let hold = |pending: PendingIntent| {
+        let item = IntentItem::new(pending.id);
+        if let Some(log) = mount.log() {
+            log.insert_unfinished(item.clone(), Lsn(pending.lsn.0));
+        }
+        (item, pending)
+    };
+    intents.into_iter().map(hold).collect()
+}
+
 /// Finish what recovery found unfinished, in the order of the log.
 ///
 /// # Errors
 /// I/O errors, damage, no space. The file system is shut down then.
-pub(in crate::xfs) fn finish(mount: &Mount, intents: Vec<PendingIntent>) -> Result<()> {
+pub(in crate::xfs) fn finish(mount: &Mount, intents: Unfinished) -> Result<()> {
     let Some(log) = mount.log() else { return Ok(()) };
     let result = finish_all(mount, log, intents);
     if let Err(e) = &result {
@@ -38,18 +53,9 @@ pub(in crate::xfs) fn finish(mount: &Mount, intents: Vec<PendingIntent>) -> Resu
     result
 }
 
-fn finish_all(mount: &Mount, log: &Arc<Log>, intents: Vec<PendingIntent>) -> Result<()> {
-    // All of them hold the tail before the first is begun.
-    let waiting: Vec<(Arc<IntentItem>, PendingIntent)> = intents
-        .into_iter()
-        .map(|pending| {
-            let item = IntentItem::new(pending.id);
-            log.insert_unfinished(item.clone(), Lsn(pending.lsn.0));
-            (item, pending)
-        })
-        .collect();
-    let count = waiting.len();
-    for (item, pending) in waiting {
+fn finish_all(mount: &Mount, log: &Arc<Log>, intents: Unfinished) -> Result<()> {
+    let count = intents.len();
+    for (item, pending) in intents {
         if let Intent::Attri(change) = &pending.intent {
             let change = attr::logged(change, &pending.regions, mount.geometry());
             let change = change.map_err(|reason| Corruption {

@@ -52,7 +52,7 @@ use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-pub(in crate::xfs) use self::finish::finish;
+pub(in crate::xfs) use self::finish::{finish, hold};
 
 use self::area::LogArea;
 use self::disk::WriteBack;

@@ -441,7 +441,7 @@ impl<'a> Replay<'a> {
             let (ag, _) = geometry.split(geometry.block_at(Sector(place.0)));
             let fits = match kind {
                 BlockKind::Superblock => superblock::Superblock::decode(&bytes).map(|_| ()),
-                BlockKind::Agf => agf::Agf::decode(&bytes, geometry, ag).map(|_| ()),
+                BlockKind::Agf => agf::Agf::decode_but_list(&bytes, geometry, ag).map(|_| ()),
                 BlockKind::Agi => agi::Agi::decode(&bytes, geometry, ag).map(|_| ()),
                 _ => agfl_fits(&bytes, ag),
             };
