@@ -1,7 +1,7 @@
 //! Writing through the page cache.
 
-use alloc::collections::VecDeque;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use super::fill::{self, page_of};
 use super::zero::{self, Gap};
@@ -18,14 +18,15 @@ const AHEAD: u64 = 32;
 /// they are made together. Nobody reads, maps or stores there yet.
 struct Ahead<'a> {
     mapping: &'a Arc<Mapping>,
-    folios: VecDeque<Arc<Folio>>,
+    /// The next page's is the last.
+    folios: Vec<Arc<Folio>>,
     /// The first page for which it may be worth while to make some.
     from: u64,
 }
 
 impl<'a> Ahead<'a> {
     fn new(mapping: &'a Arc<Mapping>) -> Self {
-        Self { mapping, folios: VecDeque::new(), from: 0 }
+        Self { mapping, folios: Vec::new(), from: 0 }
     }
     /// Make some for bytes `start..end`, if there are none yet.
     fn refill(&mut self, start: u64, end: u64) {
@@ -35,7 +36,8 @@ impl<'a> Ahead<'a> {
             return;
         }
         let end = pages.end.min(pages.start + AHEAD);
-        self.folios = self.mapping.create_run(pages.start..end).into();
+        self.folios = self.mapping.create_run(pages.start..end);
+        self.folios.reverse();
         if self.folios.is_empty() {
             // They are cached, or memory is short.
             self.from = end;
@@ -43,12 +45,11 @@ impl<'a> Ahead<'a> {
     }
     /// The one for page `index`, if it was made.
     fn take(&mut self, index: u64) -> Option<LockedFolio> {
-        let next = self.folios.front().is_some_and(|f| f.index() == index);
-        if next { self.folios.pop_front().map(Folio::adopt) } else { None }
+        self.folios.pop_if(|folio| folio.index() == index).map(Folio::adopt)
     }
     /// Remove those that were not used.
     fn give_back(&mut self) {
-        for folio in self.folios.drain(..) {
+        while let Some(folio) = self.folios.pop() {
             self.mapping.detach(&folio.adopt());
         }
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::{FlatFile, Rng, SliceSource, Stack, VecSink};
+use crate::support::{EndingSource, FlatFile, Rng, SliceSource, Stack, VecSink};
 use holdfast_fs::Error;
 use holdfast_fs::block::{Completion, Fault, FaultDisk, MemDisk, MemDiskConfig, Op, Sector};
 use holdfast_fs::iomap;
@@ -232,6 +232,64 @@ fn a_cached_write_does_no_io() {
     }
     let after = stack.mapping.queue().statistics();
     assert_eq!(format!("{before:?}"), format!("{after:?}"));
+}
+
+/// A file of `pages` pages in one extent, empty, on its own device.
+fn growing(pages: u64, cache_pages: u64) -> (Arc<MemDisk>, Stack) {
+    let device = disk(pages * 4096, Completion::Inline);
+    let file = FlatFile::new(12, (0..pages).map(Some).collect());
+    let stack = Stack::new(device.clone(), file, 0, cache_pages);
+    (device, stack)
+}
+
+#[test]
+fn a_file_written_front_to_back_is_written_behind() {
+    const PAGES: u64 = 1024;
+    let behind = |order: &mut dyn Iterator<Item = u64>| {
+        // Background writeback would start at 800 pages and more, here at none.
+        let (_, stack) = growing(PAGES, 16 * PAGES);
+        stack.cache.start();
+        for page in order {
+            stack.write(page * 4096, &[page as u8; 4096]).unwrap();
+        }
+        let started = std::time::Instant::now();
+        let written = || stack.cache.statistics().cleaned_behind.load(Ordering::Relaxed);
+        while written() == 0 && started.elapsed().as_millis() < 500 {
+            std::thread::yield_now();
+        }
+        stack.sync();
+        stack.cache.stop();
+        written()
+    };
+    assert!(behind(&mut (0..PAGES)) >= 200);
+    assert_eq!(behind(&mut (0..PAGES).rev()), 0);
+    let by_turns = (0..PAGES).step_by(2).chain((1..PAGES).step_by(2));
+    assert_eq!(behind(&mut by_turns.into_iter()), 0);
+}
+
+#[test]
+fn a_write_behind_the_end_that_stops_early_leaves_what_it_copied() {
+    for good in [0, 1, 4096, 10_000, 33 * 4096 + 1] {
+        let (device, stack) = growing(64, 128);
+        let result = iomap::write(&stack.mapping, 0, &mut EndingSource::new(good, 64 * 4096, 7));
+        assert_eq!(result, if good == 0 { Err(Error::Fault) } else { Ok(good) });
+        assert_eq!(stack.mapping.size(), good as u64);
+        // The page where it stopped may stay, empty.
+        assert!(stack.mapping.cached_pages() <= (good as u64).div_ceil(4096) + 1, "{good}");
+        stack.sync();
+        assert_eq!(on_disk(&device, &stack.ops, good), vec![7; good]);
+    }
+}
+
+#[test]
+fn a_long_write_behind_the_end_needs_no_more_cache_than_there_is() {
+    let (device, stack) = growing(256, 24);
+    stack.cache.start();
+    let data: Vec<u8> = (0..256 * 4096).map(|i| (i / 4096) as u8).collect();
+    assert_eq!(stack.write(0, &data), Ok(data.len()));
+    stack.sync();
+    assert!(on_disk(&device, &stack.ops, data.len()) == data);
+    stack.cache.stop();
 }
 
 #[test]

@@ -19,8 +19,8 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::layout::{PAGE, direct};
-use super::paging;
 use super::space::AddressSpace;
+use super::{frames, paging};
 use crate::arch::percpu::{self, Cpu, NoPreempt};
 use crate::arch::{apic, cpu, trap};
 
@@ -70,8 +70,9 @@ pub fn widen() {
     if cpu::hypervisor() != *b"TCGTCGTCGTCG" {
         return;
     }
+    let ram = frames::total_count().saturating_sub(TOUCHED / PAGE);
     let mut entries = TCG_ENTRIES;
-    while entries < WIDE_ENTRIES {
+    while entries < WIDE_ENTRIES.min(ram) {
         for page in 0..entries {
             // SAFETY: reads a byte of the direct map.
             unsafe { direct(TOUCHED + page * PAGE).read_volatile() };

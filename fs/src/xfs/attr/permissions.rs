@@ -5,6 +5,7 @@
 //!
 //! Locks: `IOLOCK` of the inode, or of the directory, keeps its lists as they are; `ILOCK`.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::acl::{Acl, Purpose};
@@ -138,9 +139,12 @@ impl AfterChmod {
     }
 }
 
-/// What a new inode gets of its directory's default list.
+/// What a new inode gets of its directory's default list: mostly nothing.
 #[derive(Default)]
-pub(in crate::xfs) struct Inherited {
+pub(in crate::xfs) struct Inherited(Option<Box<Lists>>);
+
+/// Lists as they lie on disk.
+struct Lists {
     access: Option<Vec<u8>>,
     default: Option<Vec<u8>>,
 }
@@ -171,20 +175,23 @@ impl Inherited {
         };
         let (access, mode) = list.inherited(mode).ok_or_else(|| dir.damaged_list())?;
         let directory = file_type == FileType::Directory;
-        let lists = Self {
+        let lists = Lists {
             access: (!access.is_only_mode()).then(|| access.to_disk()).transpose()?,
             default: directory.then(|| list.to_disk()).transpose()?,
         };
-        Ok((lists, mode))
+        let some = lists.access.is_some() || lists.default.is_some();
+        Ok((Self(some.then(|| Box::new(lists))), mode))
     }
     fn all(&self) -> impl Iterator<Item = (Key<'static>, &Vec<u8>)> {
-        let both = [(Purpose::Default, &self.default), (Purpose::Access, &self.access)];
-        both.into_iter().filter_map(|(purpose, raw)| Some((key(purpose), raw.as_ref()?)))
+        let both = self.0.iter().flat_map(|lists| {
+            [(Purpose::Default, &lists.default), (Purpose::Access, &lists.access)]
+        });
+        both.filter_map(|(purpose, raw)| Some((key(purpose), raw.as_ref()?)))
     }
     /// Is there nothing?
     #[inline]
     pub(in crate::xfs) const fn is_empty(&self) -> bool {
-        self.access.is_none() && self.default.is_none()
+        self.0.is_none()
     }
     /// Log and blocks that they take on top of what making the inode does.
     #[inline]
@@ -219,12 +226,10 @@ impl Inherited {
     /// No space; I/O errors, damage.
     #[inline]
     pub(in crate::xfs) fn apply(&self, tp: &mut Trans<'_>, ip: &mut LockedInode<'_>) -> Result<()> {
-        if !self.is_empty() {
-            self.set_all(tp, ip)?;
-        }
-        // It may have other attributes; whether it has this is known.
-        ip.inode().note_default_acl(self.default.is_some());
-        Ok(())
+        // It may have other attributes; whether it has a default list is known.
+        let default = self.0.as_ref().is_some_and(|lists| lists.default.is_some());
+        ip.inode().note_default_acl(default);
+        if self.is_empty() { Ok(()) } else { self.set_all(tp, ip) }
     }
     fn set_all(&self, tp: &mut Trans<'_>, ip: &mut LockedInode<'_>) -> Result<()> {
         for (key, raw) in self.all() {

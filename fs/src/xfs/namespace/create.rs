@@ -182,8 +182,10 @@ impl Mount {
             change_count: 0,
         };
         inherit(&mut core, &dp.core, self.geometry());
-        let attributes = parent::prepare(&mut core, self.geometry());
-        let attributes = attributes.or_else(|| shape.lists.prepare(&mut core));
+        let attributes = match parent::prepare(&mut core, self.geometry()) {
+            None if !shape.lists.is_empty() => shape.lists.prepare(&mut core),
+            prepared => prepared,
+        };
         Inode::new(self.arc(), ino, core, data, attributes)
     }
     /// Lock an inode that nobody knows of, and let it be known. Nothing is waited for:
