@@ -20,6 +20,8 @@ use crate::iomap::writeback::{self, Mode};
 
 /// Folios written of one file before the next file has its turn.
 const SLICE: u64 = 2048;
+/// Fewer pages behind a writer are not worth a request of their own.
+const MIN_BEHIND: u64 = 64;
 /// The longest wait for an event whose notification may be lost on purpose.
 const RECHECK_NS: u64 = 100_000_000;
 
@@ -148,12 +150,15 @@ impl PageCache {
     }
     /// Pages that may pile up behind a writer that goes front to back.
     pub(super) fn write_behind_pages(&self) -> u64 {
-        self.config.write_behind_pages.min(self.background_pages() / 4).max(1)
+        self.config.write_behind_pages.min((self.background_pages() / 4).max(MIN_BEHIND))
     }
     /// A writer that goes front to back has left `pages` behind: write them soon.
     pub(super) fn write_behind(&self, file: Weak<Mapping>, pages: Range<u64>) {
-        self.behind.lock().push_back(Behind { file, pages });
-        self.kick_flusher();
+        // Without the thread (a host program) they wait for the dirty limits, or for sync.
+        if !self.threads.lock().is_empty() {
+            self.behind.lock().push_back(Behind { file, pages });
+            self.kick_flusher();
+        }
     }
     fn flush_behind(&self) {
         loop {

@@ -9,6 +9,7 @@ use holdfast_sync::thread::{Priority, spawn};
 use holdfast_sync::time::now_ns;
 
 use super::data::Random;
+use super::raw::out_of_order;
 use super::{Bench, Measured, Outcome, PAGE, Stopped, Unit, decimal, failed, median};
 use crate::files::OpenFile;
 use crate::out;
@@ -192,9 +193,9 @@ pub(super) fn cached_write_io(bench: &mut Bench<'_>, name: &'static str) -> Outc
     }
     let before = bench.cx.system.block_statistics();
     let t0 = now_ns();
-    for page in 0..pages {
-        let block = &kept[(page * PAGE) as usize..((page + 1) * PAGE) as usize];
-        process.pwrite(file.fd, block, page * PAGE).map_err(failed("pwrite"))?;
+    for at in out_of_order(0..pages * PAGE) {
+        let block = &kept[at as usize..(at + PAGE) as usize];
+        process.pwrite(file.fd, block, at).map_err(failed("pwrite"))?;
     }
     let ns = now_ns() - t0;
     let seen = bench.cx.system.block_statistics().since(&before);
