@@ -8,6 +8,9 @@ use super::{Bio, BioFlags, DeviceInfo, Done, Op, SECTOR_SIZE};
 
 /// Requests held back at most.
 const LIMIT: usize = 128;
+/// Bytes of them: so much is a good request, or several, whatever comes next, and the
+/// device may begin.
+const LIMIT_BYTES: u64 = 512 << 10;
 
 /// Holds back one caller's reads and writes until it is dropped or flushed, then starts
 /// them in the order of their sectors, contiguous ones of one kind as one request.
@@ -17,12 +20,13 @@ const LIMIT: usize = 128;
 pub struct Plug<'a> {
     queue: &'a Queue,
     held: Vec<Bio>,
+    held_bytes: u64,
 }
 
 impl<'a> Plug<'a> {
     /// An empty plug before `queue`.
     pub fn new(queue: &'a Queue) -> Self {
-        Self { queue, held: Vec::new() }
+        Self { queue, held: Vec::new(), held_bytes: 0 }
     }
     /// Take a request. Reads and writes are held back; others go on at once, after what is
     /// held.
@@ -39,8 +43,9 @@ impl<'a> Plug<'a> {
             core.start_checked(bio);
             return core.kick();
         }
+        self.held_bytes += bio.length_bytes;
         self.held.push(bio);
-        if self.held.len() >= LIMIT {
+        if self.held.len() >= LIMIT || self.held_bytes >= LIMIT_BYTES {
             self.flush();
         }
     }
@@ -54,6 +59,7 @@ impl<'a> Plug<'a> {
         if !self.held.is_sorted_by_key(key) {
             self.held.sort_by_key(key);
         }
+        self.held_bytes = 0;
         let mut run: Option<Run> = None;
         for bio in self.held.drain(..) {
             match &mut run {

@@ -250,6 +250,24 @@ fn a_plug_sorts_and_merges_neighbours_of_one_kind() {
 }
 
 #[test]
+fn a_plug_that_holds_enough_lets_the_device_begin() {
+    let trace = TraceDisk::new(MemDisk::new(1 << 12));
+    let queue = Queue::new(trace.clone());
+    let p = pages(32, |_| 9);
+    let mut plug = Plug::new(&queue);
+    for i in 0..5 {
+        assert_eq!(requests(&trace), []);
+        plug.submit(transfer(Op::Write, i * 512, &p, Box::new(|_| ())));
+        if i == 3 {
+            // Half a MiB.
+            assert_eq!(requests(&trace).len(), 4);
+        }
+    }
+    drop(plug);
+    assert_eq!(requests(&trace), [(Op::Write, 4 * 512, 32 * 4096)]);
+}
+
+#[test]
 fn a_flush_passes_after_what_the_plug_holds() {
     let trace = TraceDisk::new(MemDisk::new(64));
     let queue = Queue::new(trace.clone());
