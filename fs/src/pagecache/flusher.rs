@@ -150,7 +150,10 @@ impl PageCache {
     }
     /// Pages that may pile up behind a writer that goes front to back.
     pub(super) fn write_behind_pages(&self) -> u64 {
-        self.config.write_behind_pages.min((self.background_pages() / 4).max(MIN_BEHIND))
+        match self.config.write_behind_pages {
+            0 => u64::MAX,
+            most => most.min((self.background_pages() / 4).max(MIN_BEHIND)),
+        }
     }
     /// A writer that goes front to back has left `pages` behind: write them soon.
     pub(super) fn write_behind(&self, file: Weak<Mapping>, pages: Range<u64>) {

@@ -339,16 +339,14 @@ impl Mapping {
     }
     /// The last transfers of these folios under writeback ended.
     pub(crate) fn end_writeback(&self, folios: &[&Folio]) {
-        // The tags go first: nobody may start the next writeback of a folio and then
-        // lose its tag to us.
+        // The tag goes first: nobody may start the next writeback of a folio and then lose
+        // its tag to us. Who sees no tag any more finds the folio ended, too.
         {
             let mut tags = self.tags.lock();
             for folio in folios {
                 tags.clear(Tag::Writeback, folio.index());
+                folio.end_writeback();
             }
-        }
-        for folio in folios {
-            folio.end_writeback();
         }
         self.cache.writeback_ended(folios.len() as u64);
     }

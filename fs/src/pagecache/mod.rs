@@ -81,7 +81,7 @@ pub struct CacheConfig {
     /// Dirtiers wait above this share of the cache, in percent.
     pub dirty_percent: u64,
     /// A file that is written front to back is written to disk this many pages behind
-    /// the writer, at most; fewer where the cache is small.
+    /// the writer, at most; fewer where the cache is small. 0: it is not.
     pub write_behind_pages: u64,
     /// A file's pages are written when they have been dirty this long.
     pub expire_ns: u64,

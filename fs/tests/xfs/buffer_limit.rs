@@ -28,8 +28,10 @@ fn watched(v: &Volume, work: impl FnOnce()) -> usize {
                 std::thread::yield_now();
             }
         });
-        work();
+        // If it fails the watcher ends, too.
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         over.store(true, Ordering::Relaxed);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
     most.into_inner()
 }
