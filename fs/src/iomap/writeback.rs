@@ -22,7 +22,7 @@ use crate::platform::PAGE_SIZE;
 use crate::{Error, Result};
 
 /// Dirty pages that are looked up together.
-const BATCH: usize = 64;
+const BATCH: u64 = 64;
 
 /// Why data is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,21 +37,16 @@ pub(crate) enum Mode {
 ///
 /// Errors do not end the walk: the folio ends clean, its file records the error.
 pub(crate) fn write_pages(mapping: &Mapping, range: Range<u64>, mode: Mode, budget: u64) -> u64 {
-    let mut batch = mapping.some_dirty(range.clone(), BATCH);
-    let Some(owner) = mapping.arc().filter(|_| !batch.is_empty()) else { return 0 };
+    let Some(owner) = mapping.arc() else { return 0 };
     let mut writer = Writer::new(&owner, mode);
-    let mut written = 0;
-    while let Some(&last) = batch.last() {
+    let (mut from, mut written) = (range.start, 0);
+    while written < budget {
+        let batch = mapping.some_dirty(from..range.end, BATCH.min(budget - written) as usize);
+        let Some(last) = batch.last() else { break };
+        from = last + 1;
         for index in batch {
             written += u64::from(writer.write(index));
-            if written >= budget {
-                break;
-            }
         }
-        if written >= budget || last + 1 >= range.end {
-            break;
-        }
-        batch = mapping.some_dirty(last + 1..range.end, BATCH);
     }
     writer.submit();
     if mode == Mode::Sync {

@@ -15,7 +15,7 @@ use core::ops::Range;
 use holdfast_sync::atomic::Ordering;
 use holdfast_sync::time::now_ns;
 
-use super::{Mapping, PageCache};
+use super::{Mapping, PageCache, UNDER_WRITEBACK};
 use crate::iomap::writeback::{self, Mode};
 
 /// Folios written of one file before the next file has its turn.
@@ -86,22 +86,21 @@ impl PageCache {
         self.dirty_files.lock().queue.iter().cloned().collect()
     }
     pub(super) fn page_dirtied(&self) {
-        let dirty = self.dirty.fetch_add(1, Ordering::AcqRel) + 1;
+        let dirty = (self.burden.fetch_add(1, Ordering::AcqRel) + 1) % UNDER_WRITEBACK;
         Self::count(&self.statistics.dirtied, 1);
         if dirty > self.background_pages() && !self.flusher_kicked.load(Ordering::Relaxed) {
             self.kick_flusher();
         }
     }
     pub(super) fn dirty_cancelled(&self) {
-        self.dirty.fetch_sub(1, Ordering::AcqRel);
+        self.burden.fetch_sub(1, Ordering::AcqRel);
     }
     pub(super) fn writeback_started(&self) {
-        self.writeback.fetch_add(1, Ordering::AcqRel);
-        self.dirty.fetch_sub(1, Ordering::AcqRel);
+        self.burden.fetch_add(UNDER_WRITEBACK - 1, Ordering::AcqRel);
     }
     /// `count` folios finished writeback: wake who waits for that.
     pub(super) fn writeback_ended(&self, count: u64) {
-        self.writeback.fetch_sub(count, Ordering::AcqRel);
+        self.burden.fetch_sub(count * UNDER_WRITEBACK, Ordering::AcqRel);
         self.throttle.wake_all();
         self.freed.wake_all();
     }
@@ -120,14 +119,17 @@ impl PageCache {
     /// Wait while too much is dirty. The caller holds no folio.
     pub fn throttle(&self) {
         let limit = self.dirty_limit();
-        let burden = || self.dirty_pages() + self.writeback_pages();
+        let burden = || {
+            let now = self.burden.load(Ordering::Relaxed);
+            now % UNDER_WRITEBACK + now / UNDER_WRITEBACK
+        };
         if burden() <= limit {
             return;
         }
         let start = now_ns();
         Self::count(&self.statistics.throttled, 1);
         let target = (limit + self.background_pages()) / 2;
-        if self.threads.lock().is_empty() {
+        if !self.has_threads() {
             // No thread to do it (a host program, for instance): write ourselves.
             while burden() > target && self.flush_oldest(SLICE, Mode::Background).0 > 0 {}
         } else {
@@ -158,7 +160,7 @@ impl PageCache {
     /// A writer that goes front to back has left `pages` behind: write them soon.
     pub(super) fn write_behind(&self, file: Weak<Mapping>, pages: Range<u64>) {
         // Without the thread (a host program) they wait for the dirty limits, or for sync.
-        if !self.threads.lock().is_empty() {
+        if self.has_threads() {
             self.behind.lock().push_back(Behind { file, pages });
             self.kick_flusher();
         }
@@ -170,6 +172,9 @@ impl PageCache {
             let written = writeback::write_pages(&mapping, pages, Mode::Background, u64::MAX);
             Self::count(&self.statistics.cleaned_behind, written);
         }
+    }
+    fn has_threads(&self) -> bool {
+        !self.threads.lock().is_empty()
     }
     fn has_dirty_files(&self) -> bool {
         !self.dirty_files.lock().queue.is_empty()

@@ -263,8 +263,7 @@ impl Folio {
     pub(super) fn set_written(&self, mask: BlockMask, block_shift: u32) -> bool {
         let before = self.blocks.fetch_or(mask | mask << DIRTY_SHIFT, Ordering::AcqRel);
         let all = Self::all_blocks(block_shift);
-        let now = self.flags.load(Ordering::Relaxed);
-        let mut bits = DIRTY | if now & REFERENCED == 0 { REFERENCED } else { ACTIVE };
+        let mut bits = DIRTY | next_use(self.flags.load(Ordering::Relaxed));
         if (before | mask) & all == all {
             bits |= UPTODATE;
         }
@@ -325,10 +324,9 @@ impl Folio {
     #[inline]
     pub fn mark_accessed(&self) {
         let now = self.flags.load(Ordering::Relaxed);
-        if now & REFERENCED == 0 {
-            self.set(REFERENCED);
-        } else if now & ACTIVE == 0 {
-            self.set(ACTIVE);
+        let bit = next_use(now);
+        if now & bit == 0 {
+            self.set(bit);
         }
     }
     pub(super) fn set_active(&self) {
@@ -353,6 +351,11 @@ impl Folio {
     pub fn is_mapped(&self) -> bool {
         self.mapped.load(Ordering::Acquire) != 0
     }
+}
+
+/// What a use makes of a folio with these flags.
+const fn next_use(flags: u32) -> u32 {
+    if flags & REFERENCED == 0 { REFERENCED } else { ACTIVE }
 }
 
 /// A folio whose lock the holder owns; dropping it unlocks.

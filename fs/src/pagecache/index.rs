@@ -24,6 +24,23 @@ impl Node {
     fn new() -> Box<Self> {
         Box::new(Self { slots: [const { Slot::Empty }; FAN_OUT], used: 0 })
     }
+    /// Put folios into a node of the last level, the first of which it covers, up to one
+    /// that it does not or where there is one already; how many.
+    fn fill(&mut self, folios: &[Arc<Folio>]) -> usize {
+        let Some(first) = folios.first() else { return 0 };
+        let number = first.index() >> BITS;
+        let mut added = 0;
+        for folio in folios.iter().take_while(|f| f.index() >> BITS == number) {
+            let slot = &mut self.slots[slot_of(folio.index(), 0)];
+            if !matches!(slot, Slot::Empty) {
+                break;
+            }
+            *slot = Slot::Folio(folio.clone());
+            added += 1;
+        }
+        self.used += added as u32;
+        added
+    }
 }
 
 /// The folios of one file by page index.
@@ -110,24 +127,10 @@ impl Index {
     pub(super) fn insert_run(&mut self, folios: &[Arc<Folio>]) -> usize {
         let mut done = 0;
         while let Some(first) = folios.get(done) {
-            let node = self.make_leaf(first.index());
-            let of_node = folios[done..].iter();
-            let of_node = of_node.take_while(|f| f.index() >> BITS == first.index() >> BITS);
-            let mut added = 0;
-            let mut stopped = false;
-            for folio in of_node {
-                let slot = &mut node.slots[slot_of(folio.index(), 0)];
-                if !matches!(slot, Slot::Empty) {
-                    stopped = true;
-                    break;
-                }
-                *slot = Slot::Folio(folio.clone());
-                added += 1;
-            }
-            node.used += added;
-            self.count += u64::from(added);
-            done += added as usize;
-            if stopped {
+            let added = self.make_leaf(first.index()).fill(&folios[done..]);
+            self.count += added as u64;
+            done += added;
+            if added == 0 {
                 break;
             }
         }

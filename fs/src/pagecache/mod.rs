@@ -156,6 +156,9 @@ statistics! {
     writeback_errors,
 }
 
+/// One folio under writeback among those that are dirty: more than a cache ever has.
+const UNDER_WRITEBACK: u64 = 1 << 32;
+
 type Shrinker = Box<dyn Fn(usize) -> usize + Send + Sync>;
 
 /// The folios of all files.
@@ -165,10 +168,9 @@ pub struct PageCache {
     max_pages: u64,
     /// Folios in the cache.
     pages: AtomicU64,
-    /// Dirty folios.
-    dirty: AtomicU64,
-    /// Folios under writeback.
-    writeback: AtomicU64,
+    /// Dirty folios, and [`UNDER_WRITEBACK`] for each under writeback: one that goes from
+    /// the one to the other is never seen as both, or as neither.
+    burden: AtomicU64,
     lru: Mutex<lru::Lru>,
     refault: refault::RefaultTable,
     dirty_files: Mutex<flusher::DirtyFiles>,
@@ -203,8 +205,7 @@ impl PageCache {
             config,
             max_pages,
             pages: AtomicU64::new(0),
-            dirty: AtomicU64::new(0),
-            writeback: AtomicU64::new(0),
+            burden: AtomicU64::new(0),
             lru: Mutex::new(&locks::LRU, lru::Lru::new()),
             refault: refault::RefaultTable::new(max_pages),
             dirty_files: Mutex::new(&locks::DIRTY_INODES, flusher::DirtyFiles::default()),
@@ -268,11 +269,11 @@ impl PageCache {
     }
     /// Dirty folios.
     pub fn dirty_pages(&self) -> u64 {
-        self.dirty.load(Ordering::Relaxed)
+        self.burden.load(Ordering::Relaxed) % UNDER_WRITEBACK
     }
     /// Folios under writeback.
     pub fn writeback_pages(&self) -> u64 {
-        self.writeback.load(Ordering::Relaxed)
+        self.burden.load(Ordering::Relaxed) / UNDER_WRITEBACK
     }
     /// Guards and points, for experiments.
     pub fn lab(&self) -> &Lab {

@@ -5,7 +5,7 @@ use holdfast_fs::syscall::AT_FDCWD;
 use holdfast_fs::vfs::{OpenFlags, TimeChange};
 use holdfast_fs::xfs::{FileType, Timestamp};
 
-use crate::context::{Context, Status, explain};
+use crate::context::{Context, Status};
 use crate::files::{OpenFile, list};
 use crate::{options, text};
 
@@ -145,7 +145,7 @@ pub fn chown(cx: &mut Context, argv: &[&[u8]]) -> Status {
 type Change<'a> = dyn FnMut(&mut Context, &[u8]) -> Result<(), Error> + 'a;
 
 /// Change each file, and what is below it.
-fn each(
+pub(super) fn each(
     cx: &mut Context,
     files: &[&[u8]],
     recursive: bool,
@@ -163,8 +163,7 @@ fn each(
             continue;
         }
         if let Err(e) = change(cx, &path) {
-            let (quoted, reason) = (text::quote(&path), explain(&e));
-            cx.error(format_args!("{what} {quoted}: {reason}"));
+            cx.cannot(what, &path, &e);
             status = 1;
         }
         if recursive && is(FileType::Directory) {

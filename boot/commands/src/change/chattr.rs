@@ -1,11 +1,13 @@
 //! `chattr`, `lsattr`: the flags of files, with the letters of e2fsprogs.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use holdfast_fs::Error;
 use holdfast_fs::syscall::{Fd, OpenFlags};
 use holdfast_fs::xfs::{Attributes, FileType, Flags, FsXattr};
 
+use super::attributes::each;
 use crate::context::{Context, Status};
 use crate::files::{OpenFile, list};
 use crate::{options, out, text};
@@ -101,28 +103,12 @@ pub fn chattr(cx: &mut Context, argv: &[&[u8]]) -> Status {
     if words.peek().is_none() {
         return cx.usage(format_args!("missing operand"), 1);
     }
-    let mut status = 0;
-    let mut pending: alloc::vec::Vec<_> = words.map(<[u8]>::to_vec).collect();
-    pending.reverse();
-    while let Some(path) = pending.pop() {
-        let done = if known { set(cx, &path, &change) } else { Err(Error::NotSupported("a flag")) };
-        if let Err(e) = done {
-            cx.cannot("cannot set flags on", &path, &e);
-            status = 1;
-        }
-        let directory = |s: holdfast_fs::vfs::Stat| s.file_type() == FileType::Directory;
-        if recursive && cx.process.lstat(&path).is_ok_and(directory) {
-            let process = cx.process.clone();
-            let (names, error) = list(&process, &path);
-            if let Some(e) = error {
-                cx.cannot("cannot read directory", &path, &e);
-                status = 1;
-            }
-            let inside = names.iter().filter(|n| n.name != b"." && n.name != b"..");
-            pending.extend(inside.rev().map(|n| text::join(&path, &n.name)));
-        }
-    }
-    status
+    let files: Vec<&[u8]> = words.collect();
+    let mut set = |cx: &mut Context, path: &[u8]| match known {
+        true => set(cx, path, &change),
+        false => Err(Error::NotSupported("a flag")),
+    };
+    each(cx, &files, recursive, false, &mut set, "cannot set flags on")
 }
 
 /// Call `with` with an open file or directory.
