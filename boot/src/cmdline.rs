@@ -4,11 +4,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 /// Words bring-up and `init` know. Others are warned about and ignored.
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 13] = [
     "log",
     "page_cache",
     "ro",
     "discard",
+    "prealloc_lifetime",
     "cmd",
     "script",
     "shell",

@@ -80,6 +80,15 @@ fn cache_config(command_line: &CommandLine) -> CacheConfig {
     CacheConfig { max_pages, ..CacheConfig::default() }
 }
 
+/// How long blocks that were allocated ahead and are not used stay so: whole seconds up to
+/// a day, as Linux's setting of that name.
+fn prealloc_lifetime_ns(command_line: &CommandLine) -> u64 {
+    const DAY_S: u64 = 86_400;
+    let usual = FileSystem::PREALLOC_LIFETIME_S;
+    let seconds = command_line.number("prealloc_lifetime").unwrap_or(usual);
+    seconds.clamp(1, DAY_S) * 1_000_000_000
+}
+
 /// Mount the first disk, or end with the reason why not.
 fn mount(
     command_line: &CommandLine,
@@ -100,7 +109,9 @@ fn mount(
             mount.set_environment(Arc::new(KernelEnvironment));
             mount.set_discard(command_line.has("discard"));
             mount.start();
-            FileSystem::new(mount, cache.clone())
+            let fs = FileSystem::new(mount, cache.clone());
+            fs.start_blockgc(prealloc_lifetime_ns(command_line));
+            fs
         }
         Err(e) => {
             log::error!("cannot mount {name}: {e}");

@@ -8,6 +8,7 @@
 //! | 5 | `SHRINKERS` | who else can free memory | reclaim thread |
 //! | 10 | `FD_TABLE` | a process's descriptors and working directory | open, close, dup, chdir |
 //! | 15 | `FILE_POS` | an open file's position and readahead state | read, write, lseek, getdents |
+//! | 20 | `BLOCKGC` | a round of collecting what lies ready for writes | the blockgc thread, unmount |
 //! | 25 | `RENAME` | which directories a directory lies in | rename across directories |
 //! | 30 | `IOLOCK` | file contents against writers; directory entries | read (shared), write, truncate |
 //! | 40 | `MMAP_LOCK` | an address space's list of areas | mmap, munmap; faults (shared) |
@@ -55,6 +56,8 @@ classes! {
     FD_TABLE = new(10);
     /// Position of an open file.
     FILE_POS = new(15);
+    /// A round of collecting what lies ready for writes.
+    BLOCKGC = new(20);
     /// Which directories a directory lies in.
     RENAME = new(25);
     /// File contents against writers; directory contents.

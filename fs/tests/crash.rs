@@ -56,7 +56,7 @@ fn states_wanted() -> u64 {
 
 /// Record a workload on the image with this number and try the states it could leave.
 fn campaign(image: usize, plan: &Plan, stop: &AtomicBool) -> Result<Coverage, String> {
-    let (options, megabytes, ..) = IMAGES[image];
+    let (options, megabytes) = (IMAGES[image].options, IMAGES[image].megabytes);
     let name = format!("{options:?}, seed {}", plan.seed);
     let scratch = Scratch::new(&format!("crash-{image}-{}", plan.seed));
     let path = scratch.path("image");
@@ -88,16 +88,47 @@ fn campaign(image: usize, plan: &Plan, stop: &AtomicBool) -> Result<Coverage, St
 /// The image that has pointers to parents, as a newer mkfs.xfs makes it.
 const PARENTS: usize = 1;
 
-/// Options of mkfs.xfs, megabytes, does it share blocks.
-const IMAGES: &[(&[&str], u64, usize, bool)] = &[
-    (&[], 16, 4096, true),
-    (&["-m", "rmapbt=1"], 16, 4096, true),
-    (&["-b", "size=1024", "-m", "rmapbt=1", "-i", "nrext64=1"], 20, 1024, true),
-    (&["-m", "reflink=0,finobt=0,inobtcount=0,bigtime=0", "-i", "sparse=0"], 16, 4096, false),
+/// A file system to work on.
+struct Image {
+    /// Options of mkfs.xfs.
+    options: &'static [&'static str],
+    megabytes: u64,
+    /// Bytes of its blocks.
+    block: usize,
+    /// Bytes of the device's sectors, none of which a power cut tears.
+    unit: usize,
+    /// It can share blocks.
+    reflink: bool,
+}
+
+const IMAGE: Image = Image { options: &[], megabytes: 16, block: 4096, unit: 512, reflink: true };
+
+const IMAGES: &[Image] = &[
+    IMAGE,
+    Image { options: &["-m", "rmapbt=1"], ..IMAGE },
+    Image {
+        options: &["-b", "size=1024", "-m", "rmapbt=1", "-i", "nrext64=1"],
+        megabytes: 20,
+        block: 1024,
+        ..IMAGE
+    },
+    Image {
+        options: &["-m", "reflink=0,finobt=0,inobtcount=0,bigtime=0", "-i", "sparse=0"],
+        reflink: false,
+        ..IMAGE
+    },
+    Image { options: &["-s", "size=4096"], unit: 4096, ..IMAGE },
+    Image { options: &["-l", "su=32k"], ..IMAGE },
+    Image {
+        options: &["-s", "size=4096", "-l", "su=32k", "-m", "rmapbt=1", "-i", "size=1024"],
+        megabytes: 24,
+        unit: 4096,
+        ..IMAGE
+    },
 ];
 
 /// Different states of a workload, where the environment does not say how many.
-const STATES: u64 = 3300;
+const STATES: u64 = 1900;
 /// Different states of all of them, at least.
 const ALL_STATES: u64 = 24_000;
 /// Workloads on each image.
@@ -112,7 +143,7 @@ fn plans() -> Vec<(usize, Plan)> {
     let rounds = if seeds.is_some() || for_others { 1 } else { ROUNDS };
     let chosen = |image: &usize| setting("HOLDFAST_IMAGE").is_none_or(|n| n == *image as u64);
     let plan = |round: u64, image: usize| {
-        let (_, _, block, reflink) = IMAGES[image];
+        let Image { block, unit, reflink, .. } = IMAGES[image];
         let seed = seeds.unwrap_or(1 + image as u64 + round * IMAGES.len() as u64);
         // Every second workload on an image is different in these, too.
         let second = (seed.max(1) - 1) / IMAGES.len() as u64 % 2 == 1;
@@ -121,6 +152,7 @@ fn plans() -> Vec<(usize, Plan)> {
             first: Vec::new(),
             calls,
             block,
+            unit,
             reflink,
             near_wrap: image.is_multiple_of(2) != second,
             forced: image == 1 || image == 2 && second,
@@ -207,13 +239,14 @@ fn what_was_shared_is_written_in_place_only_when_it_cannot_be_again() {
             first,
             calls,
             block: 4096,
+            unit: 512,
             reflink: true,
             near_wrap,
             forced,
             parents: false,
         };
         let recording = record(&image, &plan);
-        let mut device = Device::new(&recording.base);
+        let mut device = Device::new(&recording.base, recording.unit);
         let mut model = Model::default();
         for event in &recording.events {
             match event {

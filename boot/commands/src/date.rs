@@ -52,6 +52,23 @@ impl Date {
             weekday: (days + 4).rem_euclid(7) as u32,
         }
     }
+    /// Seconds since 1970-01-01; nothing if there is no such day or time of day.
+    pub fn seconds(&self) -> Option<i64> {
+        // Years that begin in March, as above.
+        let (year, month) = match self.month {
+            1 | 2 => (self.year - 1, self.month + 9),
+            3..=12 => (self.year, self.month - 3),
+            _ => return None,
+        };
+        let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+        let day_of_year = i64::from((153 * month + 2) / 5 + self.day) - 1;
+        let days = year * 365 + leap_days + day_of_year - 719_468;
+        let time = i64::from(self.hour * 3600 + self.minute * 60 + self.second);
+        let seconds = days * 86_400 + time;
+        // What is too much of something comes back as something else.
+        let back = Self { weekday: self.weekday, ..Self::from_seconds(seconds) };
+        (back == *self).then_some(seconds)
+    }
     /// The month's name, three letters.
     pub fn month_name(&self) -> &'static str {
         three(MONTHS, self.month.clamp(1, 12) - 1)
@@ -60,6 +77,72 @@ impl Date {
     pub fn weekday_name(&self) -> &'static str {
         three(WEEKDAYS, self.weekday.min(6))
     }
+}
+
+/// Decimal digits, at most nine.
+fn digits(word: &[u8]) -> Option<u32> {
+    let number = core::str::from_utf8(word).ok()?;
+    (word.len() < 10 && word.iter().all(u8::is_ascii_digit)).then(|| number.parse().ok())?
+}
+
+/// A date as `touch -d` understands it: `2026-11-22[ 16:20[:31[.381590935]]][ +0000]`, with
+/// a `T` for the blank and `Z` or `UTC` for the offset if need be.
+pub fn parse(word: &[u8]) -> Option<Timestamp> {
+    let word = core::str::from_utf8(word).ok()?.trim();
+    let (day, rest) = word.split_at_checked(10)?;
+    let mut parts = day.splitn(3, '-').map(|part| digits(part.as_bytes()));
+    let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
+    let rest = rest.strip_prefix('T').unwrap_or(rest).trim_start();
+    let end = rest.find(|c: char| !(c.is_ascii_digit() || c == ':' || c == '.'));
+    let (time, zone) = rest.split_at(end.unwrap_or(rest.len()));
+    let offset = match zone.trim() {
+        "" | "Z" | "UTC" | "GMT" => 0,
+        zone => {
+            let sign = if zone.starts_with('-') { -1 } else { 1 };
+            let number = digits(zone.get(1..)?.replace(':', "").as_bytes())?;
+            let known = zone.starts_with(['+', '-']) && number % 100 < 60 && number < 2500;
+            known.then_some(sign * i64::from(number / 100 * 3600 + number % 100 * 60))?
+        }
+    };
+    let (time, fraction) = time.split_once('.').unwrap_or((time, ""));
+    let mut clock = [0; 3];
+    if !time.is_empty() {
+        let parts: alloc::vec::Vec<&str> = time.split(':').collect();
+        if !(2..=3).contains(&parts.len()) {
+            return None;
+        }
+        for (to, part) in clock.iter_mut().zip(parts) {
+            *to = digits(part.as_bytes())?;
+        }
+    }
+    let nanoseconds = match fraction {
+        "" => 0,
+        _ => digits(alloc::format!("{:0<9.9}", fraction).as_bytes())?,
+    };
+    let [hour, minute, second] = clock;
+    let date = Date { year: year.into(), month, day, hour, minute, second, weekday: 0 };
+    Some(Timestamp { seconds: date.seconds()? - offset, nanoseconds })
+}
+
+/// A date as `touch -t` understands it: `[[CC]YY]MMDDhhmm[.ss]`; the year is `this_year`
+/// where there is none.
+pub fn parse_stamp(word: &[u8], this_year: i64) -> Option<Timestamp> {
+    let (word, second) = match word.iter().position(|&b| b == b'.') {
+        Some(at) => (&word[..at], digits(&word[at + 1..]).filter(|_| word.len() == at + 3)?),
+        None => (word, 0),
+    };
+    let (year, rest) = word.split_at_checked(word.len().checked_sub(8)?)?;
+    let year = match (year.len(), digits(year)) {
+        (0, _) => this_year,
+        (2, Some(year @ 0..69)) => 2000 + i64::from(year),
+        (2, Some(year)) => 1900 + i64::from(year),
+        (4, Some(year)) => year.into(),
+        _ => return None,
+    };
+    let pair = |at: usize| digits(&rest[at..at + 2]);
+    let (month, day, hour, minute) = (pair(0)?, pair(2)?, pair(4)?, pair(6)?);
+    let date = Date { year, month, day, hour, minute, second, weekday: 0 };
+    Some(Timestamp { seconds: date.seconds()?, nanoseconds: 0 })
 }
 
 /// `2026-11-22 16:20:31.381590935 +0000`
@@ -122,6 +205,28 @@ mod tests {
     }
 
     #[test]
+    fn written_dates() {
+        let at = |word: &str| parse(word.as_bytes()).map(|t| (t.seconds, t.nanoseconds));
+        assert_eq!(at("1970-01-01"), Some((0, 0)));
+        assert_eq!(at("2026-11-22 16:20:31"), Some((1_795_364_431, 0)));
+        assert_eq!(at("2026-11-22T16:20:31.25Z"), Some((1_795_364_431, 250_000_000)));
+        assert_eq!(at("2026-11-22 17:20:31 +0100"), Some((1_795_364_431, 0)));
+        assert_eq!(at("2026-11-22 16:20"), Some((1_795_364_400, 0)));
+        assert_eq!(at("1901-12-13 20:45:52"), Some((-2_147_483_648, 0)));
+        for bad in ["", "2026-02-29", "2026-13-01", "2026-01-01 24:00", "2026-01-01 x", "bogus"] {
+            assert_eq!(at(bad), None, "{bad}");
+        }
+        let stamp = |word: &str| parse_stamp(word.as_bytes(), 2026).map(|t| t.seconds);
+        assert_eq!(stamp("202611221620.31"), Some(1_795_364_431));
+        assert_eq!(stamp("2611221620"), Some(1_795_364_400));
+        assert_eq!(stamp("11221620"), Some(1_795_364_400));
+        assert_eq!(stamp("7001010000"), Some(0));
+        for bad in ["", "1", "02300000", "202611221620.3", "12611221620"] {
+            assert_eq!(stamp(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn every_day_of_four_centuries_follows_the_one_before() {
         let mut last = Date::from_seconds(-86_400 * 400 * 365);
         for day in -400 * 365 + 1..400 * 365 {
@@ -131,6 +236,7 @@ mod tests {
             let next_year = d.day == 1 && d.month == 1 && d.year == last.year + 1;
             assert!(next_day || next_month || next_year, "{last:?} {d:?}");
             assert_eq!(d.weekday, (last.weekday + 1) % 7);
+            assert_eq!(Date { weekday: 0, ..d }.seconds(), Some(day * 86_400));
             last = d;
         }
     }

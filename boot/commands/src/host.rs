@@ -54,6 +54,7 @@ impl Host {
         let cache = PageCache::new(memory.clone(), config);
         cache.start();
         let fs = FileSystem::new(mount, cache);
+        fs.start_blockgc(FileSystem::PREALLOC_LIFETIME_S * 1_000_000_000);
         let ns = Namespace::new(Some(fs.clone()));
         ns.register("vda", BlockNode::new(queue.clone(), memory.clone(), 254, 0));
         ns.register("null", Arc::new(Null));

@@ -1,5 +1,6 @@
-//! Options as `getopt` reads them: bundled letters, arguments attached or next, options
-//! and operands in any order, `--` ends the options.
+//! Options as `getopt_long` reads them: bundled letters, arguments attached or next, long
+//! names cut short as far as they stay clear, options and operands in any order; `--` ends
+//! the options.
 
 use alloc::vec::Vec;
 use core::ops::BitOr;
@@ -13,6 +14,10 @@ pub enum OptionError<'a> {
     Missing(u8),
     /// No such long option.
     Unrecognized(&'a [u8]),
+    /// The long option could be several.
+    Ambiguous(&'a [u8]),
+    /// The long option needs an argument.
+    MissingLong(&'a [u8]),
 }
 
 impl core::fmt::Display for OptionError<'_> {
@@ -20,11 +25,17 @@ impl core::fmt::Display for OptionError<'_> {
         match self {
             Self::Invalid(c) => write!(f, "invalid option -- '{}'", *c as char),
             Self::Missing(c) => write!(f, "option requires an argument -- '{}'", *c as char),
-            Self::Unrecognized(word) => {
-                write!(f, "unrecognized option '{}'", alloc::string::String::from_utf8_lossy(word))
+            Self::Unrecognized(word) => write!(f, "unrecognized option '{}'", lossy(word)),
+            Self::Ambiguous(word) => write!(f, "option '{}' is ambiguous", lossy(word)),
+            Self::MissingLong(word) => {
+                write!(f, "option '{}' requires an argument", lossy(word))
             }
         }
     }
+}
+
+fn lossy(word: &[u8]) -> alloc::borrow::Cow<'_, str> {
+    alloc::string::String::from_utf8_lossy(word)
 }
 
 /// Options found, in their order, and operands.
@@ -54,8 +65,9 @@ impl<'a> Parsed<'a> {
 
 /// Read the options of `argv[1..]`.
 ///
-/// `letters` is getopt's string (`"alR"`, `"c:"`); `long` maps whole long options to
-/// letters. A leading `+` in `letters` stops at the first operand.
+/// `letters` is getopt's string (`"alR"`, `"c:"`); `long` maps long options to letters,
+/// which say whether there is an argument. One whose letter is not among `letters` may have
+/// one behind a `=`. A leading `+` in `letters` stops at the first operand.
 ///
 /// # Errors
 /// The first bad option.
@@ -80,10 +92,13 @@ pub fn parse<'a>(
                 Some(at) => (&name[..at], Some(&name[at + 1..])),
                 None => (name, None),
             };
-            match long.iter().find(|l| l.0.as_bytes() == name) {
-                Some(&(_, letter)) => parsed.options.push((letter, value)),
-                None => return Err(OptionError::Unrecognized(word)),
-            }
+            let letter = long_letter(word, name, long)?;
+            let wanted = letters.windows(2).any(|pair| pair == [letter, b':']);
+            let value = match value {
+                None if wanted => Some(words.next().ok_or(OptionError::MissingLong(word))?),
+                value => value,
+            };
+            parsed.options.push((letter, value));
         } else if word.len() > 1 && word[0] == b'-' {
             bundle(&word[1..], letters, &mut words, &mut parsed)?;
         } else {
@@ -95,6 +110,23 @@ pub fn parse<'a>(
         }
     }
     Ok(parsed)
+}
+
+/// The letter of a long option that is given whole or cut short.
+fn long_letter<'a>(
+    word: &'a [u8],
+    name: &[u8],
+    long: &[(&str, u8)],
+) -> Result<u8, OptionError<'a>> {
+    if let Some(&(_, letter)) = long.iter().find(|l| l.0.as_bytes() == name) {
+        return Ok(letter);
+    }
+    let mut fitting = long.iter().filter(|l| l.0.as_bytes().starts_with(name)).map(|l| l.1);
+    let letter = fitting.next().ok_or(OptionError::Unrecognized(word))?;
+    match fitting.all(|other| other == letter) {
+        true => Ok(letter),
+        false => Err(OptionError::Ambiguous(word)),
+    }
 }
 
 /// One word of letters, the last of which may take an argument.
@@ -147,6 +179,20 @@ mod tests {
         assert_eq!(one(b"--foo"), Err(OptionError::Unrecognized(b"--foo")));
         assert_eq!(one(b"--all"), Ok(()));
         assert_eq!(one(b"-"), Ok(()));
+    }
+
+    #[test]
+    fn long_options_take_arguments_and_may_be_cut_short() {
+        let long = [("date", b'd'), ("reference", b'r'), ("recursive", b'R'), ("reflink", b'=')];
+        let argv: [&[u8]; 7] =
+            [b"x", b"--date", b"@8", b"--refe=f", b"--rec", b"--reflink", b"never"];
+        let p = parse(&argv, "d:r:R", &long).unwrap();
+        assert_eq!((p.value(b'd'), p.value(b'r')), (Some(&b"@8"[..]), Some(&b"f"[..])));
+        assert!(p.has(b'R') && p.has(b'=') && p.value(b'=').is_none());
+        assert_eq!(p.operands, [&b"never"[..]]);
+        let one = |w: &'static [u8]| parse(&[b"x", w], "d:r:R", &long).map(|_| ());
+        assert_eq!(one(b"--re"), Err(OptionError::Ambiguous(b"--re")));
+        assert_eq!(one(b"--da"), Err(OptionError::MissingLong(b"--da")));
     }
 
     #[test]

@@ -90,14 +90,9 @@ mod lab {
             Ok(parsed) => parsed,
             Err(e) => return cx.usage(format_args!("{e}"), 2),
         };
-        let mut operands = parsed.operands.clone();
-        // `--off GUARD` leaves the guard among the operands; `--off=GUARD` does not.
-        let mut off = parsed.value(b'o');
-        if parsed.has(b'o') && off.is_none() {
-            off = operands.pop();
-        }
+        let off = parsed.value(b'o');
         let known = |name: &&[u8]| SCENARIOS.iter().find(|s| s.0.as_bytes() == *name);
-        let Some(scenario) = operands.first().and_then(known) else {
+        let Some(scenario) = parsed.operands.first().and_then(known) else {
             return cx.usage(format_args!("which race? V2, V3 or A"), 2);
         };
         let off = match off.map(|word| (word, String::from_utf8_lossy(word))) {

@@ -41,14 +41,35 @@ static COMMANDS: &[Command] = &[
         "[-R] [-p PROJECT] [+-=][aAdiPSx]… FILE…",
         "change flags of files",
     ),
-    command("chmod", change::attributes::chmod, "[-R] MODE FILE…", "change permissions"),
-    command("chown", change::attributes::chown, "[-Rh] UID[:GID] FILE…", "change owners"),
+    command(
+        "chgrp",
+        change::attributes::chgrp,
+        "[-Rfh] GID|--reference=FILE FILE…",
+        "change groups",
+    ),
+    command(
+        "chmod",
+        change::attributes::chmod,
+        "[-Rcfv] MODE|--reference=FILE FILE…",
+        "change permissions",
+    ),
+    command(
+        "chown",
+        change::attributes::chown,
+        "[-Rfh] UID[:GID]|--reference=FILE FILE…",
+        "change owners",
+    ),
     command("cksum", files::cksum::main, "[FILE]…", "CRC and size of files"),
-    command("cmp", change::dd::cmp, "[-ls] [-n LIMIT] FILE1 FILE2", "compare two files"),
+    command(
+        "cmp",
+        change::cmp::cmp,
+        "[-ls] [-n LIMIT] [-i SKIP] FILE1 [FILE2]",
+        "compare two files",
+    ),
     command(
         "cp",
         change::copy::main,
-        "[-afnprTv] [--reflink[=WHEN]] [-t DIR] SOURCE… DEST|DIR",
+        "[-adflLnpPrsTuv] [--reflink[=WHEN]] [--preserve[=LIST]] [-t DIR] SOURCE… DEST|DIR",
         "copy files",
     ),
     command(
@@ -78,7 +99,7 @@ static COMMANDS: &[Command] = &[
         "bytes in hexadecimal",
     ),
     command("ln", change::link::main, "[-fnsTv] [-t DIR] TARGET… LINK|DIR", "make links"),
-    command("ls", files::ls::main, "[-1adilnRr] [FILE]…", "list directories"),
+    command("ls", files::ls::main, "[-1AadilnRr] [FILE]…", "list directories"),
     command("lsattr", change::chattr::lsattr, "[-adp] [FILE]…", "list flags of files"),
     command(
         "mainjob",
@@ -91,7 +112,7 @@ static COMMANDS: &[Command] = &[
     command(
         "mv",
         change::moves::main,
-        "[-fnTv] [--exchange] [-t DIR] SOURCE… DEST|DIR",
+        "[-fnTuv] [--exchange] [-t DIR] SOURCE… DEST|DIR",
         "move names",
     ),
     command("ps", status::ps, "", "threads"),
@@ -124,7 +145,7 @@ static COMMANDS: &[Command] = &[
     command(
         "touch",
         change::attributes::touch,
-        "[-achm] [-d @SECONDS] [-r FILE] FILE…",
+        "[-achm] [-d DATE|@SECONDS] [-t STAMP] [-r FILE] FILE…",
         "set times, make files",
     ),
     command("true", files::simple::yes, "", "do nothing, successfully"),

@@ -15,7 +15,9 @@
 mod guest;
 mod transfer;
 
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -47,7 +49,7 @@ struct Arguments {
     image: PathBuf,
     /// The command.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
 /// The status of an image that cannot be mounted, as `mount` has it.
@@ -57,7 +59,9 @@ fn main() -> ExitCode {
     let filter = env_logger::Env::default().default_filter_or("warn");
     env_logger::Builder::from_env(filter).format_target(false).init();
     let arguments = Arguments::parse();
-    let guest = match Guest::mount(&arguments.image, arguments.readonly, arguments.cache) {
+    // What is being checked is not to change meanwhile.
+    let readonly = arguments.readonly || arguments.command[0] == "fsck";
+    let guest = match Guest::mount(&arguments.image, readonly, arguments.cache) {
         Ok(guest) => guest,
         Err(e) => {
             eprintln!("holdfast-image: {e:#}");
@@ -75,9 +79,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn work(guest: &Guest, words: &[String]) -> Result<u8> {
+fn work(guest: &Guest, words: &[OsString]) -> Result<u8> {
     let (name, operands) = words.split_first().context("no command")?;
-    match name.as_str() {
+    match name.to_str().unwrap_or_default() {
         "info" => info(guest),
         "put" => {
             let (to, from) = operands.split_last().context("put: HOSTFILE… PATH")?;
@@ -93,35 +97,42 @@ fn work(guest: &Guest, words: &[String]) -> Result<u8> {
             }
             transfer::get(&guest.process, from, to)
         }
-        "cp" if operands.iter().any(|w| w.starts_with("host:")) => copy(guest, operands),
+        "cp" if operands.iter().any(|w| on_host(w).is_some()) => copy(guest, operands),
         "script" => {
             let [path] = operands else { bail!("script: FILE") };
-            let text = std::fs::read(path).with_context(|| path.clone())?;
+            let text = std::fs::read(path).with_context(|| path.display().to_string())?;
             Ok(holdfast_commands::script::run_script(&mut guest.context(), &text))
         }
         _ => {
-            let argv: Vec<Vec<u8>> = words.iter().map(|w| w.clone().into_bytes()).collect();
+            let argv: Vec<Vec<u8>> = words.iter().map(|w| w.clone().into_vec()).collect();
             Ok(holdfast_commands::run(&mut guest.context(), &argv))
         }
     }
 }
 
+/// The host's path in `host:PATH`.
+fn on_host(word: &OsStr) -> Option<OsString> {
+    word.as_bytes().strip_prefix(b"host:").map(|path| OsStr::from_bytes(path).to_owned())
+}
+
 /// `cp` between the host and the image: one side is marked `host:`.
-fn copy(guest: &Guest, operands: &[String]) -> Result<u8> {
-    let paths: Vec<&String> =
-        operands.iter().filter(|w| !matches!(w.as_str(), "-r" | "-R" | "-a" | "--")).collect();
+fn copy(guest: &Guest, operands: &[OsString]) -> Result<u8> {
+    // Trees, modes and times are copied in any case.
+    let known = |w: &OsString| {
+        let letters = w.as_bytes().strip_prefix(b"-").filter(|letters| !letters.is_empty());
+        letters.is_some_and(|letters| letters.iter().all(|b| b"-adfpRrv".contains(b)))
+    };
+    let paths: Vec<&OsString> = operands.iter().filter(|w| !known(w)).collect();
     let (to, from) = paths.split_last().context("cp: SOURCE… DEST")?;
-    let inside = |w: &&String| !w.starts_with("host:");
-    let stripped = |w: &&String| w.strip_prefix("host:").unwrap_or(w).to_string();
-    let sources: Vec<String> = from.iter().map(stripped).collect();
+    let stripped = |w: &OsString| on_host(w).unwrap_or_else(|| w.clone());
+    let sources: Vec<OsString> = from.iter().map(|w| stripped(w)).collect();
     if sources.is_empty() {
         bail!("cp: SOURCE… DEST");
     }
-    match (from.iter().any(inside), inside(to)) {
-        (false, true) => transfer::put(&guest.process, &sources, to),
-        (true, false) if from.iter().all(inside) => {
-            transfer::get(&guest.process, &sources, &stripped(to))
-        }
+    let inside = from.iter().filter(|w| on_host(w).is_none()).count();
+    match (inside, on_host(to)) {
+        (0, None) => transfer::put(&guest.process, &sources, to),
+        (n, Some(to)) if n == from.len() => transfer::get(&guest.process, &sources, &to),
         _ => bail!("cp: all sources on one side, the destination on the other"),
     }
 }

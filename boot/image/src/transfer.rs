@@ -1,11 +1,13 @@
 //! Files between the host and the image.
 
-use std::fs::{self, File};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, FileTimes};
 use std::io::{Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
 use holdfast_fs::Error;
@@ -36,10 +38,10 @@ fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// The first thing that cannot be read or written.
-pub fn put(process: &Arc<Process>, from: &[String], to: &str) -> Result<u8> {
+pub fn put(process: &Arc<Process>, from: &[OsString], to: &OsStr) -> Result<u8> {
     let into = is_directory(process, to.as_bytes());
     if from.len() > 1 && !into {
-        bail!("{to}: not a directory");
+        bail!("{}: not a directory", to.display());
     }
     for source in from {
         if source == "-" {
@@ -116,19 +118,20 @@ fn put_stream(process: &Arc<Process>, source: &mut dyn Read, to: &[u8], mode: u3
 ///
 /// # Errors
 /// The first thing that cannot be read or written.
-pub fn get(process: &Arc<Process>, from: &[String], to: &str) -> Result<u8> {
+pub fn get(process: &Arc<Process>, from: &[OsString], to: &OsStr) -> Result<u8> {
     let into = Path::new(to).is_dir();
     if from.len() > 1 && !into && to != "-" {
-        bail!("{to}: not a directory");
+        bail!("{}: not a directory", to.display());
     }
     for source in from {
         if to == "-" {
             get_stream(process, source.as_bytes(), &mut std::io::stdout().lock())?;
             continue;
         }
-        let name = source.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-        let target =
-            if into && !name.is_empty() { Path::new(to).join(name) } else { PathBuf::from(to) };
+        let target = match Path::new(source).file_name() {
+            Some(name) if into => Path::new(to).join(name),
+            _ => PathBuf::from(to),
+        };
         get_tree(process, source.as_bytes().to_vec(), target)?;
     }
     Ok(0)
@@ -145,19 +148,23 @@ fn get_tree(process: &Arc<Process>, source: Vec<u8>, target: PathBuf) -> Result<
                     fs::create_dir(&to).with_context(named)?;
                 }
                 for name in names(process, &from)? {
-                    let below = std::ffi::OsString::from_vec(name.clone());
+                    let below = OsString::from_vec(name.clone());
                     pending.push((join(&from, &name), to.join(below)));
                 }
             }
             FileType::Symlink => {
                 let target = process.readlink(&from).map_err(|e| said(&from, e))?;
-                symlink(std::ffi::OsString::from_vec(target), &to).with_context(named)?;
+                symlink(OsString::from_vec(target), &to).with_context(named)?;
             }
             FileType::Regular => {
                 let mut file = File::create(&to).with_context(named)?;
                 get_stream(process, &from, &mut file)?;
                 let mode = fs::Permissions::from_mode(stat.mode & 0o7777);
                 file.set_permissions(mode).with_context(named)?;
+                let times = FileTimes::new()
+                    .set_accessed(system_time(stat.atime))
+                    .set_modified(system_time(stat.mtime));
+                file.set_times(times).with_context(named)?;
             }
             _ => {
                 let from = String::from_utf8_lossy(&from);
@@ -166,6 +173,16 @@ fn get_tree(process: &Arc<Process>, source: Vec<u8>, target: PathBuf) -> Result<
         }
     }
     Ok(())
+}
+
+/// A time as the host has it.
+fn system_time(t: Timestamp) -> SystemTime {
+    let whole = Duration::from_secs(t.seconds.unsigned_abs());
+    let second = match t.seconds < 0 {
+        true => SystemTime::UNIX_EPOCH - whole,
+        false => SystemTime::UNIX_EPOCH + whole,
+    };
+    second + Duration::from_nanos(t.nanoseconds.into())
 }
 
 /// The names in a directory, but `.` and `..`.

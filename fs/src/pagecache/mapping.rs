@@ -411,7 +411,7 @@ impl Mapping {
     /// Write the dirty pages in bytes `range` and wait for them. Errors are in the
     /// file's error sequence.
     pub fn write_and_wait(&self, range: Range<u64>) {
-        if self.tags_clear() {
+        if self.is_settled() {
             return;
         }
         self.start_writeback(range.clone());
@@ -423,7 +423,8 @@ impl Mapping {
             self.cache.unlist_clean(&me);
         }
     }
-    fn tags_clear(&self) -> bool {
+    /// Nothing is dirty or under writeback.
+    pub(crate) fn is_settled(&self) -> bool {
         let tags = self.tags.lock();
         tags.count(Tag::Dirty) == 0 && tags.count(Tag::Writeback) == 0
     }

@@ -89,7 +89,7 @@ impl FileSystem {
 
 /// Do this while nothing of a file is dirty or on its way to disk, and no store can make it
 /// so; nothing if something is dirty. `IOLOCK` is held exclusive.
-fn quietly<T>(mapping: &Mapping, work: impl FnOnce() -> T) -> Option<T> {
+pub(super) fn quietly<T>(mapping: &Mapping, work: impl FnOnce() -> T) -> Option<T> {
     let _no_faults = mapping.invalidate_lock().write();
     mapping.wait_writeback(0..u64::MAX);
     (mapping.dirty_pages() == 0).then(work)
@@ -201,8 +201,14 @@ impl File {
         let ((from, source), (to, target)) = self.pair(src)?;
         let share = || {
             with_both(&from.inode, &to.inode, || {
+                let (size, old) = (source.size(), target.size());
                 to.modified(target);
-                iomap::clone_range(&side(from, source, src_pos), &side(to, target, pos), len)
+                iomap::clone_range(&side(from, source, src_pos), &side(to, target, pos), len)?;
+                let whole = (src_pos, pos) == (0, 0) && (len == 0 || len == size);
+                match whole && size > 0 && size >= old {
+                    true => to.inode.xfs().take_copy_hint(from.inode.xfs()),
+                    false => Ok(()),
+                }
             })
         };
         match share() {

@@ -8,6 +8,7 @@ use holdfast_sync::Mutex;
 use holdfast_sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Inode;
+use super::blockgc::BlockGc;
 use super::dentry::Dentries;
 use crate::pagecache::{ErrSeq, Mapping, PageCache};
 use crate::xfs::{self, FileType, Ino, Mount, StatFs};
@@ -43,6 +44,7 @@ pub struct FileSystem {
     pub(super) moving: Mutex<()>,
     /// Files without names whose last holder could not free them.
     orphans: Mutex<Vec<Arc<Inode>>>,
+    pub(super) blockgc: Arc<BlockGc>,
 }
 
 /// An inode in core.
@@ -97,6 +99,7 @@ impl FileSystem {
             unmounted: AtomicBool::new(false),
             moving: Mutex::new(&locks::RENAME, ()),
             orphans: Mutex::new(&locks::STATE, Vec::new()),
+            blockgc: BlockGc::new(),
         });
         let weak = Arc::downgrade(&fs);
         fs.cache.add_shrinker(alloc::boxed::Box::new(move |objects| {
@@ -116,6 +119,9 @@ impl FileSystem {
     pub fn readonly(&self) -> bool {
         self.mount.readonly()
     }
+    pub(super) fn is_unmounted(&self) -> bool {
+        self.unmounted.load(Ordering::Acquire)
+    }
     /// Sizes and free space.
     pub fn statfs(&self) -> StatFs {
         self.mount.statfs()
@@ -132,7 +138,7 @@ impl FileSystem {
     /// # Errors
     /// I/O errors, corruption; after unmount [`Error::Shutdown`].
     pub fn inode(&self, ino: Ino) -> Result<Arc<Inode>> {
-        if self.unmounted.load(Ordering::Acquire) {
+        if self.is_unmounted() {
             return Err(Error::Shutdown);
         }
         if let Some(inode) = self.table.lock().find(ino) {
@@ -402,6 +408,7 @@ impl FileSystem {
     /// the file system is gone.
     pub fn unmount(&self) -> Result<()> {
         self.free_orphans();
+        let round = self.blockgc.round.lock();
         let busy = || {
             let table = self.table.lock();
             table.inodes.values().any(Entry::is_busy)
@@ -414,6 +421,8 @@ impl FileSystem {
             self.unmounted.store(false, Ordering::Release);
             return Err(Error::Busy);
         }
+        drop(round);
+        self.blockgc.stop();
         let mut result = self.write_all();
         for inode in self.inodes() {
             if let Ok(mapping) = inode.mapping() {

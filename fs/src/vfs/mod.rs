@@ -17,6 +17,7 @@
 //! | `flags`      | flags of calls that change files |
 //! | `file`       | one open file: position, flags, readahead, seen errors |
 //! | `contents`   | what changes a file's size, blocks, or shares contents; times |
+//! | `blockgc`    | giving back what lies ready for writes and is not used |
 //! | `directory`  | listing directories |
 //! | `device`     | null, zero, consoles |
 //! | `blockdev`   | a block device as a file: raw transfers past the page cache |
@@ -29,6 +30,7 @@
 //! folios (`pagecache`), what is on disk (`xfs`).
 
 mod blockdev;
+mod blockgc;
 mod change;
 mod contents;
 mod dentry;

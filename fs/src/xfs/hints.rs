@@ -85,6 +85,23 @@ impl Inode {
         tp.commit(&mut [&mut ip])?;
         Ok(())
     }
+    /// Ask for copies of the size that `source` asks for, if this file asks for none: it is to
+    /// become a clone of all of it. `IOLOCK` of both is held exclusive.
+    ///
+    /// # Errors
+    /// Those of transactions.
+    pub fn take_copy_hint(&self, source: &Self) -> Result<()> {
+        let (theirs, ours) = (source.attributes(), self.attributes());
+        if theirs.xflags & COW_EXTSIZE == 0 || ours.xflags & COW_EXTSIZE != 0 {
+            return Ok(());
+        }
+        self.set_hints(&FsXattr {
+            xflags: ours.xflags | COW_EXTSIZE,
+            extsize: ours.extsize,
+            cowextsize: theirs.cowextsize,
+            projid: ours.projid,
+        })
+    }
     /// The flags to set.
     fn checked(&self, core: &InodeCore, new: &FsXattr, reserved: bool) -> Result<u32> {
         let geometry = self.mount().geometry();
@@ -120,6 +137,11 @@ impl Inode {
             || xflags & COW_EXTSIZE != 0 && !fits(new.cowextsize)
         {
             return Err(Error::Invalid("an extent size hint of no whole blocks, or too large"));
+        }
+        if xflags & hint == 0 && new.extsize != 0
+            || xflags & COW_EXTSIZE == 0 && new.cowextsize != 0
+        {
+            return Err(Error::Invalid("an extent size hint without its flag"));
         }
         let before = if core.flags.contains(Flags::EXTSIZE) { core.extsize } else { 0 };
         let after = if has(Flags::EXTSIZE) { new.extsize >> geometry.block_log } else { 0 };

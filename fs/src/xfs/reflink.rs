@@ -5,8 +5,9 @@
 //! A copy takes more than was written: aligned pieces of the size that the file asks for,
 //! so that what is copied in little steps ends up in few extents. What lies ready so is
 //! used by the next writes, whether the blocks are shared or not; what is left is given
-//! back when the inode leaves memory, and when space runs out. It lies only over blocks
-//! that the file has, so that whatever takes those away takes this away too.
+//! back when the inode leaves memory, when space runs out, and when nobody used it for a
+//! while (`vfs::blockgc`). It lies only over blocks that the file has, so that whatever
+//! takes those away takes this away too.
 //!
 //! Each extent is shared in a transaction of its own: what the target had there is given
 //! up, the blocks' references rise, the target's map changes. Only written extents are

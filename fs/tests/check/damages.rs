@@ -375,6 +375,12 @@ pub const DAMAGES: &[Damage] = &[
         "overlaps the name",
         "it looks only whether free space lies within the block",
     ),
+    only_ours(
+        &["inode {node-attr.ino}", "ablock 1", "write -d hdr.freemap[0].size 4000"],
+        "attribute fork",
+        "free space from",
+        "of leaves below a node it does not look at free space",
+    ),
     damage(
         &["inode {leaf-attr.ino}", "ablock 0", "write -d entries[0].incomplete 1"],
         "attribute fork",

@@ -40,6 +40,8 @@ pub struct Recording {
     pub base: Arc<Vec<u8>>,
     pub calls: Vec<Op>,
     pub events: Vec<Event>,
+    /// Bytes of the device's sectors.
+    pub unit: usize,
     /// Calls by name; names of calls that are not supported.
     pub made: BTreeMap<String, usize>,
     pub refused: BTreeMap<String, usize>,
@@ -73,6 +75,8 @@ pub struct Plan {
     pub first: Vec<Op>,
     pub calls: usize,
     pub block: usize,
+    /// Bytes of the device's sectors.
+    pub unit: usize,
     pub reflink: bool,
     /// Come near the end of the log before the first call.
     pub near_wrap: bool,
@@ -96,11 +100,12 @@ struct Stack {
 }
 
 impl Stack {
-    fn over(image: &Arc<Vec<u8>>) -> Self {
+    fn over(image: &Arc<Vec<u8>>, unit: usize) -> Self {
         let disk = MemDisk::over(
             image.clone(),
             MemDiskConfig {
                 capacity_sectors: image.len() as u64 / 512,
+                logical_block_bytes: unit as u32,
                 ..MemDiskConfig::default()
             },
         );
@@ -265,12 +270,12 @@ fn unsupported(e: &Error) -> bool {
 /// # Panics
 /// If a call fails that cannot.
 pub fn record(image: &Arc<Vec<u8>>, plan: &Plan) -> Recording {
-    let mut stack = Stack::over(image);
+    let mut stack = Stack::over(image, plan.unit);
     if plan.near_wrap {
         stack.fill_log();
         // Mounted anew: what filled the log need not be replayed in every state.
         let full = stack.unmount();
-        stack = Stack::over(&full);
+        stack = Stack::over(&full, plan.unit);
     }
     stack.process.sync();
     stack.trace.take();
@@ -322,5 +327,5 @@ pub fn record(image: &Arc<Vec<u8>>, plan: &Plan) -> Recording {
     add_events(&mut events, stack.trace.take());
     calls.push(Op::Sync);
     events.push(Event::End(calls.len() - 1));
-    Recording { base, calls, events, made, refused, parents: plan.parents }
+    Recording { base, calls, events, unit: plan.unit, made, refused, parents: plan.parents }
 }

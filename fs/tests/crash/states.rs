@@ -2,7 +2,8 @@
 //!
 //! What was written before the last flush is there. Of what was written since, anything may
 //! be there or not, sector by sector, in any order: as far as sectors go, orders of writes
-//! differ only in which of them is the last to reach a sector.
+//! differ only in which of them is the last to reach a sector. Sectors are those of the device,
+//! of which none is torn; places and hashes count 512 bytes each.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ struct Write {
 /// What lies on the device for sure, and what may lie there.
 pub struct Device {
     base: Arc<Vec<u8>>,
+    /// Bytes of its sectors.
+    unit: usize,
     /// The exclusive or of all sectors' hashes.
     hash: u64,
     unflushed: Vec<Write>,
@@ -59,16 +62,21 @@ fn sector_hash(sector: u64, bytes: &[u8]) -> u64 {
 }
 
 impl Device {
-    pub fn new(base: &Arc<Vec<u8>>) -> Self {
+    pub fn new(base: &Arc<Vec<u8>>, unit: usize) -> Self {
         // A copy of its own, which is changed in place.
         let base = Arc::new(Vec::clone(base));
-        Self { base, hash: 0, unflushed: Vec::new() }
+        Self { base, unit, hash: 0, unflushed: Vec::new() }
     }
     fn sector(&self, n: u64) -> &[u8] {
         &self.base[n as usize * SECTOR..(n as usize + 1) * SECTOR]
     }
     /// A write, which a power cut may undo.
     pub fn write(&mut self, sector: u64, data: &Arc<Vec<u8>>) {
+        let at = sector as usize * SECTOR;
+        assert!(
+            at.is_multiple_of(self.unit) && data.len().is_multiple_of(self.unit),
+            "half a sector"
+        );
         let pieces = (sector..).zip(data.chunks_exact(SECTOR));
         let change = |(n, bytes)| sector_hash(n, self.sector(n)) ^ sector_hash(n, bytes);
         let changes = pieces.map(change).collect();
@@ -113,16 +121,16 @@ impl Device {
                 continue;
             }
             lost = true;
-            if choice == Choice::Torn && write.data.len() > SECTOR && random.chance(60) {
+            if choice == Choice::Torn && write.data.len() > self.unit && random.chance(60) {
                 torn = true;
-                let count = write.data.len() / SECTOR;
+                let count = write.data.len() / self.unit;
                 // Either it stopped somewhere, or its sectors are anywhere.
                 let stop = random.chance(50).then(|| random.below(count));
-                for (i, piece) in pieces.enumerate() {
-                    if stop.map_or_else(|| random.chance(50), |stop| i < stop) {
-                        sectors.insert(piece.0, piece.1);
-                    }
-                }
+                let arrived: Vec<bool> = (0..count)
+                    .map(|i| stop.map_or_else(|| random.chance(50), |stop| i < stop))
+                    .collect();
+                let of = |i: usize| arrived[i * SECTOR / self.unit];
+                sectors.extend(pieces.enumerate().filter(|(i, _)| of(*i)).map(|(_, p)| p));
             }
         }
         let hash = sectors.values().fold(self.hash, |hash, (_, change)| hash ^ change);
@@ -131,7 +139,9 @@ impl Device {
     /// A disk in this state. Writes to it stay its own.
     pub fn disk(&self, state: &State<'_>) -> Arc<MemDisk> {
         let capacity_sectors = (self.base.len() / SECTOR) as u64;
-        let config = MemDiskConfig { capacity_sectors, ..MemDiskConfig::default() };
+        let logical_block_bytes = self.unit as u32;
+        let config =
+            MemDiskConfig { capacity_sectors, logical_block_bytes, ..MemDiskConfig::default() };
         let disk = MemDisk::over(self.base.clone(), config);
         for (&n, (bytes, _)) in &state.sectors {
             disk.poke(Sector(n), bytes);

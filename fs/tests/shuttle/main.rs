@@ -7,6 +7,8 @@ mod machine;
 mod mapped;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../volume/mod.rs"]
+mod volume;
 #[path = "../xfs_log_support/mod.rs"]
 mod xfs_log_support;
 #[path = "../xfs_support/mod.rs"]
@@ -18,6 +20,7 @@ mod xfsprogs;
 mod log_space;
 mod mapped_files;
 mod model;
+mod names;
 mod pagecache;
 mod vfs;
 mod xfs;

@@ -192,6 +192,52 @@ fn what_is_left_is_given_back() {
     v.finish();
 }
 
+#[test]
+fn what_nobody_uses_is_given_back_in_time() {
+    let v = Volume::over(&mkfs(40, &[]));
+    let p = &v.process;
+    // Three open files: one stays dirty, one has copies ready, one blocks behind its end.
+    let (dirty, clean) = shared(&v, 1000);
+    let grows = v.create(b"/grows").unwrap();
+    for at in (0..64).map(|i| i * 4 * KIB) {
+        p.pwrite(grows, &[b'A'; 4096], at).unwrap();
+    }
+    p.fsync(grows).unwrap();
+    let third = v.create(b"/c").unwrap();
+    p.ficlone(third, clean).unwrap();
+    for fd in [dirty, clean] {
+        p.pwrite(fd, &[b'B'; 4096], 300 * KIB).unwrap();
+    }
+    p.fsync(clean).unwrap();
+    let blocks = |fd| p.fstat(fd).unwrap().blocks * 512 / KIB;
+    let kept = copies(p, dirty);
+    assert!(!kept.is_empty() && !copies(p, clean).is_empty() && blocks(grows) > 256);
+    // The first is looked at first: when the others are done, it was.
+    assert!(p.fstat(dirty).unwrap().ino < p.fstat(clean).unwrap().ino);
+    v.fs.start_blockgc(5_000_000);
+    let begun = std::time::Instant::now();
+    while !copies(p, clean).is_empty() || blocks(grows) != 256 {
+        assert!(begun.elapsed().as_secs() < 60, "nothing is given back");
+        std::thread::yield_now();
+    }
+    assert_eq!(copies(p, dirty), kept, "its data has nowhere else to go");
+    // They go on as if nothing had been.
+    for fd in [clean, dirty] {
+        p.pwrite(fd, &[b'B'; 4096], 304 * KIB).unwrap();
+    }
+    p.pwrite(grows, &[b'A'; 4096], 256 * KIB).unwrap();
+    for fd in [dirty, clean, grows, third] {
+        p.close(fd).unwrap();
+    }
+    let v = Volume::over(&v.finish());
+    for path in [b"/a", b"/b"] {
+        check(&v.process, path, &[(300 * KIB, 8192)], 1000 * KIB);
+    }
+    check(&v.process, b"/grows", &[], 260 * KIB);
+    check(&v.process, b"/c", &[], 1000 * KIB);
+    v.finish();
+}
+
 /// Does the inode say that it may share blocks, on disk?
 fn flag(image: &[u8], ino: u64) -> u64 {
     let scratch = Scratch::new("reflink");

@@ -28,12 +28,15 @@ fn extent_size_hints_are_acted_on() {
     let p = &volume.process;
     let fd = volume.create(b"/large").unwrap();
     let hint = |xflags, extsize, cowextsize| FsXattr { xflags, extsize, cowextsize, projid: 0 };
-    // No whole blocks, too large, not for files, a realtime file, a flag of nobody's.
+    // No whole blocks, too large, not for files, a realtime file, a flag of nobody's,
+    // hints without their flags.
     assert_eq!(errno(p.fssetxattr(fd, &hint(EXTSIZE, 1000, 0))), 22);
     assert_eq!(errno(p.fssetxattr(fd, &hint(EXTSIZE, 1 << 30, 0))), 22);
     assert_eq!(errno(p.fssetxattr(fd, &hint(EXTSIZE_INHERIT, 65536, 0))), 22);
     assert_eq!(errno(p.fssetxattr(fd, &hint(1, 0, 0))), 22);
     assert_eq!(errno(p.fssetxattr(fd, &hint(1 << 20, 0, 0))), 95);
+    assert_eq!(errno(p.fssetxattr(fd, &hint(0, 65536, 0))), 22);
+    assert_eq!(errno(p.fssetxattr(fd, &hint(0, 0, 65536))), 22);
     p.fssetxattr(fd, &hint(EXTSIZE | COW_EXTSIZE, 65536, 131_072)).unwrap();
     let a = p.attributes(fd).unwrap();
     assert_eq!((a.extsize, a.cowextsize), (65536, 131_072));
@@ -65,6 +68,39 @@ fn files_inherit_the_hint_of_their_directory() {
     p.pwrite(fd, b"x", 0).unwrap();
     assert_eq!(extents(p, fd).iter().map(|e| e.1).sum::<u64>(), 32768);
     p.close(fd).unwrap();
+    volume.finish();
+}
+
+/// Who clones all of a file over all of another gets its hint for copies, too.
+#[test]
+fn whole_clones_take_the_hint_for_copies() {
+    let volume = Volume::over(&mkfs(16, &[]));
+    let p = &volume.process;
+    let hint = |cowextsize| FsXattr { xflags: COW_EXTSIZE, cowextsize, ..FsXattr::default() };
+    let source = volume.create(b"/source").unwrap();
+    p.fssetxattr(source, &hint(65536)).unwrap();
+    p.pwrite(source, &[b'S'; 8192 + 100], 0).unwrap();
+    // What the clone has before: size, hint; from where on it is cloned, how much; its hint.
+    let cases = [
+        (0, 0, 0, 0, 65536),
+        (8192 + 100, 0, 0, 8192 + 100, 65536),
+        (0, 32768, 0, 0, 32768),
+        (8192 + 101, 0, 0, 8192, 0),
+        (0, 0, 4096, 0, 0),
+        (0, 0, 0, 8192, 0),
+    ];
+    for (n, (size, before, from, len, after)) in cases.into_iter().enumerate() {
+        let clone = volume.create(format!("/clone{n}").as_bytes()).unwrap();
+        p.ftruncate(clone, size).unwrap();
+        if before > 0 {
+            p.fssetxattr(clone, &hint(before)).unwrap();
+        }
+        p.ficlonerange(clone, source, from, len, from).unwrap();
+        let a = p.attributes(clone).unwrap();
+        assert_eq!((a.cowextsize, a.xflags & COW_EXTSIZE != 0), (after, after > 0), "case {n}");
+        p.close(clone).unwrap();
+    }
+    p.close(source).unwrap();
     volume.finish();
 }
 

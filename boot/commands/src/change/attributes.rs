@@ -1,4 +1,6 @@
-//! `touch`, `chmod`, `chown`.
+//! `touch`, `chmod`, `chown`, `chgrp`.
+
+use alloc::vec::Vec;
 
 use holdfast_fs::Error;
 use holdfast_fs::syscall::AT_FDCWD;
@@ -7,7 +9,7 @@ use holdfast_fs::xfs::{FileType, Timestamp};
 
 use crate::context::{Context, Status};
 use crate::files::{OpenFile, list};
-use crate::{options, text};
+use crate::{date, options, out, text};
 
 /// Set both times.
 pub fn both(atime: Timestamp, mtime: Timestamp) -> [TimeChange; 2] {
@@ -18,7 +20,10 @@ pub fn both(atime: Timestamp, mtime: Timestamp) -> [TimeChange; 2] {
 pub fn mode_of(word: &[u8], old: u32, directory: bool) -> Option<u32> {
     if word.first().is_some_and(u8::is_ascii_digit) {
         let octal = core::str::from_utf8(word).ok()?;
-        return u32::from_str_radix(octal, 8).ok().filter(|mode| *mode <= 0o7777);
+        let mode = u32::from_str_radix(octal, 8).ok().filter(|mode| *mode <= 0o7777)?;
+        // Of a directory these bits go only when five digits say so.
+        let kept = if directory && word.len() < 5 { old & 0o6000 } else { 0 };
+        return Some(mode | kept);
     }
     word.split(|&b| b == b',').try_fold(old, |mode, clause| apply(clause, mode, directory))
 }
@@ -71,75 +76,201 @@ fn apply(clause: &[u8], old: u32, directory: bool) -> Option<u32> {
     Some(mode)
 }
 
-/// `chmod [-R] MODE FILE...`
+/// How `chmod`, `chown` and `chattr` go through files.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Walk {
+    /// What is below directories, too.
+    pub(super) recursive: bool,
+    /// What symbolic links lead to.
+    pub(super) follow: bool,
+    /// Do not complain.
+    pub(super) silent: bool,
+    /// What is tried, for complaints.
+    pub(super) what: &'static str,
+}
+
+/// What the words of `chmod` say.
+#[derive(Default)]
+struct ModeChange<'a> {
+    walk: Walk,
+    verbose: bool,
+    changes: bool,
+    reference: Option<&'a [u8]>,
+    operands: Vec<&'a [u8]>,
+}
+
+impl<'a> ModeChange<'a> {
+    /// A mode may start with `-`, which is no option then.
+    fn parse(argv: &[&'a [u8]]) -> Result<Self, &'a [u8]> {
+        let mut new = Self::default();
+        new.walk.follow = true;
+        new.walk.what = "changing permissions of";
+        let mut words = argv.iter().skip(1).copied();
+        while let Some(word) = words.next() {
+            match word {
+                b"--" => new.operands.extend(words.by_ref()),
+                b"--recursive" => new.walk.recursive = true,
+                b"--verbose" => new.verbose = true,
+                b"--changes" => new.changes = true,
+                b"--silent" | b"--quiet" => new.walk.silent = true,
+                _ if word.starts_with(b"--reference=") => new.reference = word.get(12..),
+                [b'-', letters @ ..] if letters.iter().all(|b| b"Rvcf".contains(b)) => {
+                    new.walk.recursive |= letters.contains(&b'R');
+                    new.walk.silent |= letters.contains(&b'f');
+                    new.verbose |= letters.contains(&b'v');
+                    new.changes |= letters.contains(&b'c');
+                }
+                [b'-', first, ..] if !b"rwxXstugo".contains(first) => return Err(word),
+                _ => new.operands.push(word),
+            }
+        }
+        Ok(new)
+    }
+    fn tell(&self, cx: &mut Context, path: &[u8], old: u32, new: u32) {
+        let (quoted, shown) = (text::quote(path), |mode| text::mode_string(mode).split_off(1));
+        let (from, to) = (old & 0o7777, new & 0o7777);
+        if from != to && (self.verbose || self.changes) {
+            out!(
+                cx,
+                "mode of {quoted} changed from {from:04o} ({}) to {to:04o} ({})\n",
+                shown(old),
+                shown(new)
+            );
+        } else if self.verbose {
+            out!(cx, "mode of {quoted} retained as {to:04o} ({})\n", shown(new));
+        }
+    }
+}
+
+/// `chmod [-Rcfv] MODE FILE...`, `chmod [-Rcfv] --reference=FILE FILE...`
 pub fn chmod(cx: &mut Context, argv: &[&[u8]]) -> Status {
-    // A mode may start with '-', which is no option then.
-    let is_mode = |w: &[u8]| w.len() > 1 && w[0] == b'-' && b"rwxXst".contains(&w[1]);
-    let (recursive, words) = match argv.get(1) {
-        Some(&b"-R" | &b"--recursive") => (true, &argv[2..]),
-        Some(word) if word.first() == Some(&b'-') && !is_mode(word) && *word != b"--" => {
+    let change = match ModeChange::parse(argv) {
+        Ok(change) => change,
+        Err(word) => {
             let quoted = text::quote(word);
             return cx.usage(format_args!("unrecognized option {quoted}"), 1);
         }
-        Some(&b"--") => (false, &argv[2..]),
-        _ => (false, argv.get(1..).unwrap_or_default()),
     };
-    let Some((word, files)) = words.split_first().filter(|(_, files)| !files.is_empty()) else {
-        return cx.usage(format_args!("missing operand"), 1);
-    };
-    if mode_of(word, 0, false).is_none() {
-        let quoted = text::quote(word);
-        return cx.usage(format_args!("invalid mode: {quoted}"), 1);
-    }
-    each(
-        cx,
-        files,
-        recursive,
-        true,
-        &mut |cx, path| {
-            let stat = cx.process.stat(path)?;
-            let directory = stat.file_type() == FileType::Directory;
-            match mode_of(word, stat.mode & 0o7777, directory) {
-                Some(mode) => cx.process.chmod(path, mode),
-                None => Ok(()),
+    let (word, files) = match (change.reference, &change.operands[..]) {
+        (None, [word, files @ ..]) if !files.is_empty() => (word.to_vec(), files),
+        (Some(path), files) if !files.is_empty() => match cx.process.stat(path) {
+            Ok(stat) => (alloc::format!("{:o}", stat.mode & 0o7777).into_bytes(), files),
+            Err(e) => {
+                cx.cannot("failed to get attributes of", path, &e);
+                return 1;
             }
         },
-        "changing permissions of",
-    )
+        (_, operands) => return missing(cx, operands),
+    };
+    if mode_of(&word, 0, false).is_none() {
+        let quoted = text::quote(&word);
+        return cx.usage(format_args!("invalid mode: {quoted}"), 1);
+    }
+    each(cx, files, change.walk, &mut |cx, path| {
+        let stat = cx.process.stat(path)?;
+        let directory = stat.file_type() == FileType::Directory;
+        let mode = mode_of(&word, stat.mode & 0o7777, directory).unwrap_or(stat.mode & 0o7777);
+        cx.process.chmod(path, mode)?;
+        change.tell(cx, path, stat.mode, stat.mode & !0o7777 | mode);
+        Ok(())
+    })
 }
 
-/// `chown [-Rh] UID[:GID] FILE...`
+/// The complaint that there is no file.
+fn missing(cx: &mut Context, operands: &[&[u8]]) -> Status {
+    match operands {
+        [only, ..] => {
+            let quoted = text::quote(only);
+            cx.usage(format_args!("missing operand after {quoted}"), 1)
+        }
+        [] => cx.usage(format_args!("missing operand"), 1),
+    }
+}
+
+/// The number of a user or group: only the superuser has a name here.
+fn id_of(word: &[u8]) -> Option<u32> {
+    match word {
+        b"root" => Some(0),
+        digits => text::number(digits).and_then(|n| u32::try_from(n).ok()),
+    }
+}
+
+/// `UID`, `UID:GID`, `:GID`; or what of it is wrong.
+fn owners_of(word: &[u8]) -> Result<(u32, u32), &'static str> {
+    let (user, group) = match word.iter().position(|&b| b == b':') {
+        Some(at) => (&word[..at], Some(&word[at + 1..])),
+        None => (word, None),
+    };
+    let uid = match user {
+        b"" => u32::MAX,
+        user => id_of(user).ok_or("user")?,
+    };
+    let gid = match group {
+        None => u32::MAX,
+        // A user's own group, which nobody knows here.
+        Some(b"") if !user.is_empty() => return Err("spec"),
+        Some(b"") => u32::MAX,
+        Some(group) => id_of(group).ok_or("group")?,
+    };
+    Ok((uid, gid))
+}
+
+/// `chown [-Rfh] UID[:GID] FILE...`, `chown [-Rfh] --reference=FILE FILE...`
 pub fn chown(cx: &mut Context, argv: &[&[u8]]) -> Status {
-    let parsed = match options::parse(argv, "Rh", &[("recursive", b'R'), ("no-dereference", b'h')])
-    {
+    change_owners(cx, argv, owners_of)
+}
+
+/// `chgrp [-Rfh] GID FILE...`, `chgrp [-Rfh] --reference=FILE FILE...`
+pub fn chgrp(cx: &mut Context, argv: &[&[u8]]) -> Status {
+    change_owners(cx, argv, |word| Ok((u32::MAX, id_of(word).ok_or("group")?)))
+}
+
+fn change_owners(
+    cx: &mut Context,
+    argv: &[&[u8]],
+    read: impl Fn(&[u8]) -> Result<(u32, u32), &'static str>,
+) -> Status {
+    const REFERENCE: u8 = b'=';
+    let long = [
+        ("recursive", b'R'),
+        ("no-dereference", b'h'),
+        ("silent", b'f'),
+        ("quiet", b'f'),
+        ("reference", REFERENCE),
+    ];
+    let parsed = match options::parse(argv, "Rhf", &long) {
         Ok(parsed) => parsed,
         Err(e) => return cx.usage(format_args!("{e}"), 1),
     };
-    let Some((word, files)) = parsed.operands.split_first().filter(|(_, f)| !f.is_empty()) else {
-        return cx.usage(format_args!("missing operand"), 1);
-    };
-    let mut parts = word.splitn(2, |&b| b == b':');
-    let mut id = || match parts.next() {
-        None | Some(b"") => Some(u32::MAX),
-        Some(digits) => text::number(digits).and_then(|n| u32::try_from(n).ok()),
-    };
-    let (Some(uid), Some(gid)) = (id(), id()) else {
-        let quoted = text::quote(word);
-        cx.error(format_args!("invalid user: {quoted}"));
-        return 1;
-    };
-    let follow = !parsed.has(b'h');
-    each(
-        cx,
-        files,
-        parsed.has(b'R'),
-        follow,
-        &mut |cx, path| match follow {
-            true => cx.process.chown(path, uid, gid),
-            false => cx.process.lchown(path, uid, gid),
+    let (owners, files) = match (parsed.value(REFERENCE), &parsed.operands[..]) {
+        (None, [word, files @ ..]) if !files.is_empty() => match read(word) {
+            Ok(owners) => (owners, files),
+            Err(part) => {
+                let quoted = text::quote(word);
+                cx.error(format_args!("invalid {part}: {quoted}"));
+                return 1;
+            }
         },
-        "changing ownership of",
-    )
+        (Some(path), files) if !files.is_empty() => match cx.process.stat(path) {
+            Ok(stat) if argv[0] == b"chgrp" => ((u32::MAX, stat.gid), files),
+            Ok(stat) => ((stat.uid, stat.gid), files),
+            Err(e) => {
+                cx.cannot("failed to get attributes of", path, &e);
+                return 1;
+            }
+        },
+        (_, operands) => return missing(cx, operands),
+    };
+    let walk = Walk {
+        recursive: parsed.has(b'R'),
+        follow: !parsed.has(b'h'),
+        silent: parsed.has(b'f'),
+        what: if argv[0] == b"chgrp" { "changing group of" } else { "changing ownership of" },
+    };
+    each(cx, files, walk, &mut |cx, path| match walk.follow {
+        true => cx.process.chown(path, owners.0, owners.1),
+        false => cx.process.lchown(path, owners.0, owners.1),
+    })
 }
 
 type Change<'a> = dyn FnMut(&mut Context, &[u8]) -> Result<(), Error> + 'a;
@@ -148,25 +279,32 @@ type Change<'a> = dyn FnMut(&mut Context, &[u8]) -> Result<(), Error> + 'a;
 pub(super) fn each(
     cx: &mut Context,
     files: &[&[u8]],
-    recursive: bool,
-    follow: bool,
+    walk: Walk,
     change: &mut Change<'_>,
-    what: &str,
 ) -> Status {
     let mut status = 0;
-    let mut pending: alloc::vec::Vec<_> = files.iter().rev().map(|f| (f.to_vec(), true)).collect();
+    let mut pending: Vec<_> = files.iter().rev().map(|f| (f.to_vec(), true)).collect();
     while let Some((path, named)) = pending.pop() {
         let stat = cx.process.lstat(&path);
         let is = |t| stat.as_ref().is_ok_and(|s| s.file_type() == t);
         // Below a directory links are left alone when what they lead to would change.
-        if !named && follow && is(FileType::Symlink) {
+        if !named && walk.follow && is(FileType::Symlink) {
             continue;
         }
-        if let Err(e) = change(cx, &path) {
-            cx.cannot(what, &path, &e);
+        let dangling = walk.follow && is(FileType::Symlink) && cx.process.stat(&path).is_err();
+        let (what, result) = match &stat {
+            Err(e) => ("cannot access", Err(e.clone())),
+            Ok(_) if dangling => ("cannot dereference", cx.process.stat(&path).map(drop)),
+            Ok(_) => (walk.what, change(cx, &path)),
+        };
+        if let Err(e) = result {
+            if !walk.silent {
+                cx.flush();
+                cx.cannot(what, &path, &e);
+            }
             status = 1;
         }
-        if recursive && is(FileType::Directory) {
+        if walk.recursive && is(FileType::Directory) {
             let process = cx.process.clone();
             let (names, error) = list(&process, &path);
             if let Some(e) = error {
@@ -180,10 +318,10 @@ pub(super) fn each(
     status
 }
 
-/// `touch [-acm] [-d @SECONDS] [-r FILE] FILE...`
+/// `touch [-achm] [-d DATE] [-t STAMP] [-r FILE] FILE...`
 pub fn touch(cx: &mut Context, argv: &[&[u8]]) -> Status {
     let long = [("no-create", b'c'), ("date", b'd'), ("reference", b'r'), ("no-dereference", b'h')];
-    let parsed = match options::parse(argv, "acmd:r:h", &long) {
+    let parsed = match options::parse(argv, "acmd:fr:ht:", &long) {
         Ok(parsed) => parsed,
         Err(e) => return cx.usage(format_args!("{e}"), 1),
     };
@@ -191,23 +329,9 @@ pub fn touch(cx: &mut Context, argv: &[&[u8]]) -> Status {
         return cx.usage(format_args!("missing file operand"), 1);
     }
     let (only_a, only_m) = (parsed.has(b'a'), parsed.has(b'm'));
-    let times = match (parsed.value(b'd'), parsed.value(b'r')) {
-        (None, None) => [TimeChange::Now, TimeChange::Now],
-        (Some(word), _) => match seconds(word) {
-            Some(time) => both(time, time),
-            None => {
-                let quoted = text::quote(word);
-                cx.error(format_args!("invalid date format {quoted} (@SECONDS is understood)"));
-                return 1;
-            }
-        },
-        (None, Some(path)) => match cx.process.stat(path) {
-            Ok(stat) => both(stat.atime, stat.mtime),
-            Err(e) => {
-                cx.cannot("failed to get attributes of", path, &e);
-                return 1;
-            }
-        },
+    let times = match times_of(cx, &parsed) {
+        Ok(times) => times,
+        Err(status) => return status,
     };
     let atime = if only_m && !only_a { TimeChange::Omit } else { times[0] };
     let mtime = if only_a && !only_m { TimeChange::Omit } else { times[1] };
@@ -229,6 +353,38 @@ pub fn touch(cx: &mut Context, argv: &[&[u8]]) -> Status {
         }
     }
     status
+}
+
+/// The times that `touch` is to set; the status if they cannot be told.
+fn times_of(cx: &mut Context, parsed: &options::Parsed<'_>) -> Result<[TimeChange; 2], Status> {
+    if let Some(word) = parsed.value(b'd').filter(|word| *word != b"now") {
+        let Some(time) = seconds(word).or_else(|| date::parse(word)) else {
+            let quoted = text::quote(word);
+            cx.error(format_args!("invalid date format {quoted}"));
+            return Err(1);
+        };
+        return Ok(both(time, time));
+    }
+    if let Some(word) = parsed.value(b't') {
+        let now = (cx.process.environment().wall_clock_ns() / 1_000_000_000) as i64;
+        let this_year = date::Date::from_seconds(now).year;
+        let Some(time) = date::parse_stamp(word, this_year) else {
+            let quoted = text::quote(word);
+            cx.error(format_args!("invalid date format {quoted}"));
+            return Err(1);
+        };
+        return Ok(both(time, time));
+    }
+    let Some(path) = parsed.value(b'r').filter(|_| !parsed.has(b'd')) else {
+        return Ok([TimeChange::Now, TimeChange::Now]);
+    };
+    match cx.process.stat(path) {
+        Ok(stat) => Ok(both(stat.atime, stat.mtime)),
+        Err(e) => {
+            cx.cannot("failed to get attributes of", path, &e);
+            Err(1)
+        }
+    }
 }
 
 /// `@SECONDS[.FRACTION]` since 1970.
@@ -269,6 +425,8 @@ mod tests {
             ("g=u", 0o700, false, 0o770),
             ("+t", 0o777, true, 0o1777),
             ("u+s", 0o755, false, 0o4755),
+            ("755", 0o2777, true, 0o2755),
+            ("00755", 0o2777, true, 0o755),
         ] {
             assert_eq!(mode_of(word.as_bytes(), old, directory), Some(new), "{word}");
         }

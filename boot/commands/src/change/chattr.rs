@@ -7,7 +7,7 @@ use holdfast_fs::Error;
 use holdfast_fs::syscall::{Fd, OpenFlags};
 use holdfast_fs::xfs::{Attributes, FileType, Flags, FsXattr};
 
-use super::attributes::each;
+use super::attributes::{Walk, each};
 use crate::context::{Context, Status};
 use crate::files::{OpenFile, list};
 use crate::{options, out, text};
@@ -108,7 +108,8 @@ pub fn chattr(cx: &mut Context, argv: &[&[u8]]) -> Status {
         true => set(cx, path, &change),
         false => Err(Error::NotSupported("a flag")),
     };
-    each(cx, &files, recursive, false, &mut set, "cannot set flags on")
+    let walk = Walk { recursive, what: "cannot set flags on", ..Walk::default() };
+    each(cx, &files, walk, &mut set)
 }
 
 /// Call `with` with an open file or directory.

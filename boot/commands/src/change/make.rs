@@ -90,7 +90,8 @@ pub fn rmdir(cx: &mut Context, argv: &[&[u8]]) -> Status {
                 Err(Error::NotEmpty) if parsed.has(b'i') => break,
                 Err(e) => {
                     let (quoted, reason) = (text::quote(rest), explain(&e));
-                    cx.error(format_args!("failed to remove {quoted}: {reason}"));
+                    let what = if rest.len() < path.len() { "directory " } else { "" };
+                    cx.error(format_args!("failed to remove {what}{quoted}: {reason}"));
                     status = 1;
                     break;
                 }

@@ -4,6 +4,7 @@
 
 pub mod attributes;
 pub mod chattr;
+pub mod cmp;
 pub mod copy;
 pub mod dd;
 pub mod link;
@@ -12,12 +13,13 @@ pub mod moves;
 pub mod remove;
 pub mod setfattr;
 pub mod shutdown;
+pub mod tree;
 
 use alloc::vec::Vec;
 
 use holdfast_fs::xfs::FileType;
 
-use crate::context::Context;
+use crate::context::{Context, explain};
 use crate::text;
 
 /// The last component of a path, without trailing slashes.
@@ -31,6 +33,17 @@ pub fn base_name(path: &[u8]) -> &[u8] {
 /// Is there a directory at this path?
 pub fn is_directory(cx: &Context, path: &[u8]) -> bool {
     cx.process.stat(path).is_ok_and(|s| s.file_type() == FileType::Directory)
+}
+
+/// Are two paths the same name in the same directory?
+pub fn same_name(cx: &Context, a: &[u8], b: &[u8]) -> bool {
+    let parent = |path: &[u8]| {
+        let end = path.iter().rposition(|&b| b != b'/').map_or(0, |at| at + 1);
+        let mut dir = path[..end - base_name(path).len().min(end)].to_vec();
+        dir.push(b'.');
+        cx.process.stat(&dir).map(|s| (s.dev, s.ino)).ok()
+    };
+    base_name(a) == base_name(b) && parent(a).is_some() && parent(a) == parent(b)
 }
 
 /// Where each of the sources goes: into the directory that the last operand names, or,
@@ -66,7 +79,9 @@ pub fn destinations<'a>(
         if never_into {
             cx.usage(format_args!("extra operand {quoted}"), 1);
         } else {
-            cx.error(format_args!("target {quoted}: Not a directory"));
+            let e = cx.process.stat(target).err().unwrap_or(holdfast_fs::Error::NotDirectory);
+            let reason = explain(&e);
+            cx.error(format_args!("target {quoted}: {reason}"));
         }
         return None;
     }

@@ -43,11 +43,14 @@ pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
 
 fn remove(cx: &mut Context, path: &[u8], flags: &Flags) -> Status {
     let name = base_name(path);
-    if name == b"." || name == b".." || name == b"/" {
+    let directory = || cx.process.lstat(path).is_ok_and(|s| s.file_type() == FileType::Directory);
+    if flags.recursive && (name == b"." || name == b"..") && directory() {
         let quoted = text::quote(path);
-        cx.error(format_args!(
-            "refusing to remove '.' or '..' or '/' directory: skipping {quoted}"
-        ));
+        cx.error(format_args!("refusing to remove '.' or '..' directory: skipping {quoted}"));
+        return 1;
+    }
+    if flags.recursive && is_root(cx, path) {
+        cx.error(format_args!("it is dangerous to operate recursively on '/'"));
         return 1;
     }
     match cx.process.lstat(path).map(|s| s.file_type()) {
@@ -70,6 +73,18 @@ fn remove(cx: &mut Context, path: &[u8], flags: &Flags) -> Status {
             1
         }
     }
+}
+
+/// Does a path lead to the root, whatever it is called?
+fn is_root(cx: &Context, path: &[u8]) -> bool {
+    let identity = |path: &[u8]| cx.process.lstat(path).map(|s| (s.dev, s.ino)).ok();
+    identity(path).is_some_and(|own| identity(b"/") == Some(own))
+}
+
+/// Remove a tree that was moved.
+pub fn tree(cx: &mut Context, root: &[u8], verbose: bool) -> Status {
+    let flags = Flags { recursive: true, force: false, dirs: false, verbose };
+    remove_tree(cx, root, &flags)
 }
 
 fn told(
@@ -127,7 +142,18 @@ fn remove_tree(cx: &mut Context, root: &[u8], flags: &Flags) -> Status {
 
 /// `unlink FILE`
 pub fn unlink(cx: &mut Context, argv: &[&[u8]]) -> Status {
-    let [_, path] = argv else { return cx.usage(format_args!("one operand is wanted"), 1) };
+    let argv = match options::parse(argv, "", &[]) {
+        Ok(parsed) => parsed.operands,
+        Err(e) => return cx.usage(format_args!("{e}"), 1),
+    };
+    let path = match argv[..] {
+        [path] => path,
+        [] => return cx.usage(format_args!("missing operand"), 1),
+        [_, extra, ..] => {
+            let quoted = text::quote(extra);
+            return cx.usage(format_args!("extra operand {quoted}"), 1);
+        }
+    };
     match cx.process.unlink(path) {
         Ok(()) => 0,
         Err(e) => {

@@ -27,7 +27,14 @@ struct Request<'a> {
 
 /// `getfattr [-dh] [-m PATTERN] [-n NAME] [-e ENCODING] [--absolute-names] FILE...`
 pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
-    let long = [("absolute-names", b'A'), ("dump", b'd'), ("no-dereference", b'h')];
+    let long = [
+        ("absolute-names", b'A'),
+        ("dump", b'd'),
+        ("no-dereference", b'h'),
+        ("name", b'n'),
+        ("match", b'm'),
+        ("encoding", b'e'),
+    ];
     let parsed = match options::parse(argv, "dhm:n:e:", &long) {
         Ok(parsed) => parsed,
         Err(e) => return cx.usage(format_args!("{e}"), 2),

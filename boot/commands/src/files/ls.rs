@@ -14,6 +14,7 @@ struct Flags {
     long: bool,
     recursive: bool,
     all: bool,
+    almost_all: bool,
     inode: bool,
     itself: bool,
     reverse: bool,
@@ -25,16 +26,17 @@ struct Item {
     target: Option<Vec<u8>>,
 }
 
-/// `ls [-1adilnRr] [FILE]...`
+/// `ls [-1AadilnRr] [FILE]...`
 pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
     let long_options = [
         ("all", b'a'),
+        ("almost-all", b'A'),
         ("recursive", b'R'),
         ("directory", b'd'),
         ("inode", b'i'),
         ("reverse", b'r'),
     ];
-    let mut parsed = match options::parse(argv, "1adilnRr", &long_options) {
+    let mut parsed = match options::parse(argv, "1AadilnrR", &long_options) {
         Ok(parsed) => parsed,
         Err(e) => return cx.usage(format_args!("{e}"), 2),
     };
@@ -42,6 +44,7 @@ pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
         long: parsed.has(b'l') || parsed.has(b'n'),
         recursive: parsed.has(b'R') && !parsed.has(b'd'),
         all: parsed.has(b'a'),
+        almost_all: parsed.has(b'A'),
         inode: parsed.has(b'i'),
         itself: parsed.has(b'd'),
         reverse: parsed.has(b'r'),
@@ -146,7 +149,9 @@ fn read_items(
 ) -> Vec<(Item, bool)> {
     let mut items = Vec::new();
     for name in names {
-        if name.name.first() == Some(&b'.') && !flags.all {
+        let own = name.name == b"." || name.name == b"..";
+        let shown = flags.all || (flags.almost_all && !own);
+        if name.name.first() == Some(&b'.') && !shown {
             continue;
         }
         let below = text::join(path, &name.name);

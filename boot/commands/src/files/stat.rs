@@ -13,9 +13,7 @@ use crate::{date, options, out, text};
 /// `stat [-L] [-c FORMAT|--printf FORMAT] FILE...`
 pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
     let long = [("format", b'c'), ("printf", b'p'), ("dereference", b'L')];
-    let mut argv = argv.to_vec();
-    separate_long_values(&mut argv);
-    let parsed = match options::parse(&argv, "c:Lp:", &long) {
+    let parsed = match options::parse(argv, "c:Lp:", &long) {
         Ok(parsed) => parsed,
         Err(e) => return cx.usage(format_args!("{e}"), 1),
     };
@@ -45,17 +43,6 @@ pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
         }
     }
     status
-}
-
-/// `--format X` and `--printf X` take their value from the next word, too.
-fn separate_long_values(argv: &mut [&[u8]]) {
-    for word in argv {
-        match *word {
-            b"--format" => *word = b"-c",
-            b"--printf" => *word = b"-p",
-            _ => {}
-        }
-    }
 }
 
 /// What an owner of this number is called: only the superuser has a name here.

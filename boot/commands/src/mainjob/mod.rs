@@ -101,18 +101,12 @@ pub fn main(cx: &mut Context, argv: &[&[u8]]) -> Status {
         Ok(parsed) => parsed,
         Err(e) => return cx.usage(format_args!("{e}"), 2),
     };
-    let mut operands = parsed.operands.clone();
-    // `--seed N` leaves its number among the operands; `--seed=N` and `-s N` do not.
-    let mut seed_word = parsed.options.iter().rev().find(|o| o.0 == b's').and_then(|o| o.1);
-    if parsed.has(b's') && seed_word.is_none() && !operands.is_empty() {
-        seed_word = Some(operands.remove(0));
-    }
-    let seed = match seed_word.map(|w| crate::xfs_io::numbers::parse(w, 1, 1)) {
+    let seed = match parsed.value(b's').map(|w| crate::xfs_io::numbers::parse(w, 1, 1)) {
         None => 1,
         Some(Some(seed)) => seed as u64,
         Some(None) => return cx.usage(format_args!("bad seed"), 2),
     };
-    let root = operands.first().copied().unwrap_or(b"/").to_vec();
+    let root = parsed.operands.first().copied().unwrap_or(b"/").to_vec();
     match run(cx, &root, seed) {
         Ok(report) => {
             report.print(cx);

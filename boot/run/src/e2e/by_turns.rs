@@ -4,6 +4,8 @@
 //! `HOLDFAST_TURNS=n` makes it longer, with more geometries; `HOLDFAST_TURNS_SEED=n` draws
 //! other work and other ends.
 
+mod work;
+
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
@@ -25,6 +27,7 @@ use crate::pattern::Stream;
 use crate::testing::case::Case;
 use crate::tools;
 use crate::workspace::Workspace;
+use work::{Workload, for_linux};
 
 /// The tests of this module.
 pub fn cases() -> Vec<Case> {
@@ -47,7 +50,7 @@ const GEOMETRIES: [Geometry; 9] = [
     ("block-2k-sector-2k", "-b size=2048 -s size=2048 -i nrext64=1"),
     ("no-sparse", "-m bigtime=0,inobtcount=0 -i sparse=0,size=1024"),
     ("directories-64k", "-n size=65536 -d agcount=3 -m rmapbt=1"),
-    ("log-unit-256k", "-l su=256k,size=32m -s size=4096"),
+    ("log-unit-256k", "-l su=256k,size=20m -s size=4096"),
 ];
 const USUAL: usize = 4;
 
@@ -75,152 +78,18 @@ enum End {
 const ENDS: [(End, End); 3] =
     [(End::Cut, End::Unmount), (End::Unmount, End::Killed), (End::Killed, End::Cut)];
 
-/// Operations that Holdfast's script and a shell of Linux understand alike, on paths
-/// that start at the root. What there is is remembered, so that each one succeeds.
-struct Workload {
-    random: Stream,
-    directories: Vec<String>,
-    files: Vec<(String, u64)>,
-    made: u64,
-}
-
-/// Bytes of the ranges that are cut out and inserted: whole blocks of all geometries.
-const RANGE: u64 = 8192;
-
-impl Workload {
-    fn below(top: &str, seed: u64) -> Self {
-        let directories = vec![top.to_string()];
-        Self { random: Stream::new(seed), directories, files: Vec::new(), made: 0 }
-    }
-    fn name(&mut self) -> String {
-        self.made += 1;
-        let at = self.random.below(self.directories.len() as u64) as usize;
-        let long = "x".repeat(self.random.below(60) as usize);
-        format!("{}/n{}{long}", self.directories[at], self.made)
-    }
-    /// The lines of one turn.
-    fn turn(&mut self, operations: usize) -> String {
-        let mut script = format!("mkdir -p {}\n", self.directories[0]);
-        for _ in 0..operations {
-            let line = self.operation();
-            let _ = writeln!(script, "{line}");
-        }
-        script
-    }
-    fn operation(&mut self) -> String {
-        let kind = self.random.below(20);
-        if self.files.len() < 5 || kind < 6 {
-            let (name, size) = (self.name(), 1 + self.random.below(200_000));
-            let seed = 1 + self.random.below(250);
-            self.files.push((name.clone(), size));
-            return format!("xfs_io -f -c 'pwrite -q -S {seed} 0 {size}' {name}");
-        }
-        let at = self.random.below(self.files.len() as u64) as usize;
-        let (path, size) = self.files[at].clone();
-        match kind {
-            6 => {
-                let name = self.name();
-                self.directories.push(name.clone());
-                format!("mkdir {name}")
-            }
-            7 | 8 => {
-                let name = self.name();
-                self.files[at].0.clone_from(&name);
-                format!("mv {path} {name}")
-            }
-            9 => {
-                self.files.swap_remove(at);
-                format!("rm {path}")
-            }
-            10 => {
-                let name = self.name();
-                self.files.push((name.clone(), size));
-                format!("cp {path} {name}")
-            }
-            11 => {
-                let name = self.name();
-                format!("ln -s target-of-{} {name}", self.made)
-            }
-            12 => {
-                let new = self.random.below(300_000);
-                self.files[at].1 = new;
-                format!("xfs_io -c 'truncate {new}' {path}")
-            }
-            13 => {
-                let from = self.random.below(size + 1);
-                format!("xfs_io -c 'fpunch {from} {}' {path}", 1 + self.random.below(100_000))
-            }
-            14 => {
-                let from = self.random.below(size + 1);
-                let len = 1 + self.random.below(50_000);
-                self.files[at].1 = size.max(from + len);
-                format!("xfs_io -c 'falloc {from} {len}' {path}")
-            }
-            15 if size > 3 * RANGE => {
-                self.files[at].1 = size - RANGE;
-                format!("xfs_io -c 'fcollapse {RANGE} {RANGE}' {path}")
-            }
-            16 if size > RANGE => {
-                self.files[at].1 = size + RANGE;
-                format!("xfs_io -c 'finsert 0 {RANGE}' {path}")
-            }
-            18 => {
-                let name = self.name();
-                self.files.push((name.clone(), size));
-                format!("xfs_io -f -c 'reflink -q {path}' {name}")
-            }
-            17 => format!("chmod {:o} {path}", 0o400 + self.random.below(0o377)),
-            _ => {
-                let from = self.random.below(size + 5000);
-                let len = 1 + self.random.below(60_000);
-                self.files[at].1 = size.max(from + len);
-                let seed = 1 + self.random.below(250);
-                format!("xfs_io -c 'pwrite -q -S {seed} {from} {len}' {path}")
-            }
-        }
-    }
-}
-
-/// The same lines for Linux, whose emulated processor takes longest to start programs:
-/// commands of xfs_io that follow each other are given to one.
-fn for_linux(lines: &str) -> String {
-    /// Commands of one xfs_io.
-    const MOST: usize = 40;
-    let (mut script, mut commands) = (String::new(), Vec::new());
-    let run = |script: &mut String, commands: &mut Vec<String>| {
-        if !commands.is_empty() {
-            let _ = writeln!(script, "xfs_io {}", commands.join(" "));
-            commands.clear();
-        }
-    };
-    for line in lines.lines() {
-        let words = line.strip_prefix("xfs_io ").and_then(|words| words.rsplit_once("' "));
-        let (create, words) = match words {
-            Some((command, path)) => match command.strip_prefix("-f ") {
-                Some(command) => ("-f ", Some((command, path))),
-                None => ("", Some((command, path))),
-            },
-            None => ("", None),
-        };
-        if let Some((command, path)) = words {
-            commands.push(format!("-c 'open {create}{path}' {command}' -c close"));
-            if commands.len() < MOST {
-                continue;
-            }
-        }
-        run(&mut script, &mut commands);
-        if words.is_none() {
-            let _ = writeln!(script, "{line}");
-        }
-    }
-    run(&mut script, &mut commands);
-    script
-}
-
-/// What Linux says of every object: path, type, mode, links, size, and of files the hash.
-const LINUX_LIST: &str = "list() { (cd $1 && find . -mindepth 1 | LC_ALL=C sort | \
-    tr '\\n' '\\0' | xargs -0 -r stat -c '%n %f %h %s' | sed '/ 41ed /s/ [0-9]*$//'; \
-    find . -type f | LC_ALL=C sort | xargs -r sha256sum); }\n";
+/// What Linux says of every object: path, type, mode, links, size; of files and directories
+/// flags, project and hints; extended attributes, ACLs among them; of files the hash. Sizes of
+/// directories differ with the geometry, and whether there is a fork for attributes with
+/// their history.
+const LINUX_LIST: &str = "all() { find . -mindepth 1 \"$@\" | LC_ALL=C sort | tr '\\n' '\\0'; }\n\
+    list() { (cd $1 && all | xargs -0 -r stat -c '%n %f %h %s' | \
+    sed '/ 4[0-9a-f][0-9a-f][0-9a-f] /s/ [0-9]*$//'; \
+    for what in lsattr lsproj cowextsize extsize; do \
+    all '(' -type f -o -type d ')' | xargs -0 -r -n 200 xfs_io -r -c $what | \
+    sed 's/^\\([-A-Za-z]*\\)X /\\1- /'; done; \
+    all | xargs -0 -r getfattr -h -d -m - -e hex; \
+    all -type f | xargs -0 -r sha256sum); }\n";
 
 /// One disk, what was done to it, and what is to come.
 struct Board {
@@ -318,7 +187,7 @@ impl<'a> Match<'a> {
 
     /// Work that will be killed: nothing is expected of it.
     fn doomed(&mut self) -> String {
-        Workload::below(KILLED, self.random.next_u64()).turn(400)
+        Workload::below(KILLED, self.random.next_u64()).removable().turn(400)
     }
 
     /// Linux works on all disks in one boot.
@@ -432,20 +301,5 @@ impl<'a> Match<'a> {
             self.is_clean(&board.disk).context(name)?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn neighbours_go_to_one_program() {
-        let lines = "mkdir a\nxfs_io -f -c 'pwrite -q 0 5' a/b\nxfs_io -c 'truncate 3' a/b\nrm a/b\n\
-                     xfs_io -c 'fpunch 0 1' c\n";
-        let expected = "mkdir a\nxfs_io -c 'open -f a/b' -c 'pwrite -q 0 5' -c close \
-                        -c 'open a/b' -c 'truncate 3' -c close\nrm a/b\n\
-                        xfs_io -c 'open c' -c 'fpunch 0 1' -c close\n";
-        assert_eq!(for_linux(lines), expected);
     }
 }

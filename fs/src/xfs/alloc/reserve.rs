@@ -129,10 +129,12 @@ pub fn prepare(mount: &Mount) -> Result<()> {
     Ok(())
 }
 
-/// Blocks of a group's tree of chunks with free inodes.
+/// Blocks of a group's tree of chunks with free inodes, of which it is noted how many
+/// there are.
 fn finobt_blocks(mount: &Mount, ag: AgNumber) -> Result<u32> {
     let _locked = mount.lock_agi(ag);
     let header = mount.agi(ag)?;
+    mount.ialloc.note_free(ag, header.free_count);
     let Some(root) = header.finobt else { return Ok(0) };
     if mount.geometry().ro_compat.contains(RoCompat::INOBTCOUNT) {
         return mount.agi_field(ag, agi::at::FINOBT_BLOCKS);

@@ -119,6 +119,7 @@ impl Scan {
         ensure!(view.size() <= i64::MAX as u64, "size {}", view.size());
         ensure!(view.flags() & !Flags::all().bits() == 0, "flags {:#x}", view.flags());
         ensure!(view.flags2() & !Flags2::all().bits() == 0, "flags2 {:#x}", view.flags2());
+        ensure!(view.on_link() == 0, "the link count of old inodes is {}", view.on_link());
         let wide = view.flags2() & Flags2::NREXT64.bits() != 0;
         ensure!(wide || view.big_extents() == 0, "wide extent count {}", view.big_extents());
         ensure!(!wide || view.attr_extents() == 0, "padding behind the wide extent counts");

@@ -5,7 +5,7 @@ use alloc::format;
 use holdfast_sync::atomic::Ordering;
 
 use super::tree::{InodeTree, Trees, inobt, most_levels};
-use super::{Header, UNKNOWN, chunk, has_finobt, has_sparse, split_ino};
+use super::{Header, chunk, has_finobt, has_sparse, split_ino};
 use crate::error::{Error, Result};
 use crate::xfs::btree::Cursor;
 use crate::xfs::geometry::{Geometry, INODES_PER_CHUNK};
@@ -57,7 +57,7 @@ pub(in crate::xfs) fn allocate(
     for how in [Try::Easy, Try::Hard] {
         for i in 0..count {
             let ag = AgNumber((start + i) % count);
-            if !promises(mount, ag, how)? || !lock(tp, ag, how, inodes)? {
+            if !promises(mount, ag, how) || !lock(tp, ag, how, inodes)? {
                 continue;
             }
             if let Some(ino) = allocate_in(tp, ag, parent, grow, inodes)? {
@@ -83,17 +83,23 @@ fn room_for_chunk(mount: &Mount) -> bool {
     mount.counters().inodes() + u64::from(INODES_PER_CHUNK) <= most
 }
 
-/// Is it worth while to lock this group? Nothing is locked: its state may change.
-fn promises(mount: &Mount, ag: AgNumber, how: Try) -> Result<bool> {
-    let free = mount.ialloc.group(ag).free.load(Ordering::Relaxed);
-    if free > 0 && free != UNKNOWN {
-        return Ok(true);
-    }
-    if free == UNKNOWN && mount.agi(ag)?.free_count > 0 {
-        return Ok(true);
+/// Is it worth while to lock this group? Nothing is locked: its state may change. So its
+/// headers are not read, which belong to whoever has the group locked and need not fit
+/// together before that one is done:
+///
+/// ```text
+/// A (makes a chunk, AGI and AGF locked)      B (here)
+/// takes blocks: fewer are free in the AGF
+///                                            reads the AGF: fewer blocks are free than
+///                                            the longest run has: "damage", EIO
+/// finds the longest run that is left
+/// ```
+fn promises(mount: &Mount, ag: AgNumber, how: Try) -> bool {
+    if mount.ialloc.group(ag).free.load(Ordering::Relaxed) > 0 {
+        return true;
     }
     if !room_for_chunk(mount) {
-        return Ok(false);
+        return false;
     }
     let geometry = mount.geometry();
     let mut wanted = match has_sparse(geometry) {
@@ -103,8 +109,8 @@ fn promises(mount: &Mount, ag: AgNumber, how: Try) -> Result<bool> {
     if how == Try::Easy {
         wanted = geometry.chunk_blocks() + geometry.inode_align_blocks;
     }
-    let agf = mount.agf(ag)?;
-    Ok(agf.longest >= wanted && agf.free_blocks > wanted)
+    let space = mount.space_of(ag);
+    space.longest >= wanted && space.free > wanted
 }
 
 /// Lock a group's inodes. What another group's search left behind goes to the log first:
@@ -128,6 +134,10 @@ fn lock(
 }
 
 /// Take an inode in this group, whose AGI is locked; afterwards it is not if there is none.
+///
+/// Who makes a chunk commits that first, and nothing is locked for a while. One of the new
+/// inodes is set aside for him: others would otherwise take them all, or take one, give it
+/// back and the chunk with it, and to make a second chunk he has no blocks.
 fn allocate_in(
     tp: &mut Trans<'_>,
     ag: AgNumber,
@@ -136,8 +146,11 @@ fn allocate_in(
     inodes: &mut [&mut LockedInode<'_>],
 ) -> Result<Option<Ino>> {
     let mut header = Header::read(tp, ag)?;
-    if header.get(agi::at::FREE_COUNT) == 0 {
+    if header.unclaimed(tp.mount()) == 0 {
         let grown = grow && room_for_chunk(tp.mount()) && chunk::add(tp, &header)?;
+        if grown {
+            header.claim(tp.mount());
+        }
         if tp.is_dirty() {
             // The new chunk stays whatever becomes of the rest; and no log space that the
             // rest needs is taken by it.
@@ -150,12 +163,8 @@ fn allocate_in(
             return Ok(None);
         }
         tp.lock_agi(ag);
+        tp.mount().ialloc.group(ag).end_claim();
         header = Header::read(tp, ag)?;
-        if header.get(agi::at::FREE_COUNT) == 0 {
-            // Others took all of it meanwhile.
-            tp.unlock_agi(ag);
-            return Ok(None);
-        }
     }
     take(tp, &header, parent).map(Some)
 }

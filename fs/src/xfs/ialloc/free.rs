@@ -47,10 +47,10 @@ pub(in crate::xfs) fn free(tp: &mut Trans<'_>, ip: &mut LockedInode<'_>) -> Resu
     }
     let mut chunk = old;
     chunk.give_back(index);
-    // Inodes in holes count as free here.
-    let gone = chunk.free == u64::MAX;
+    // Inodes in holes count as free here. All but this one are counted as free already.
+    let gone = chunk.free == u64::MAX && header.can_spare(tp.mount(), old.free_count);
     if let Some(tree) = some_free {
-        update_finobt(tp, &header, tree, &old, &chunk)?;
+        update_finobt(tp, &header, tree, &old, (!gone).then_some(&chunk))?;
     }
     if gone {
         all.delete(tp)?;
@@ -67,28 +67,27 @@ pub(in crate::xfs) fn free(tp: &mut Trans<'_>, ip: &mut LockedInode<'_>) -> Resu
     Ok(())
 }
 
-/// What was `old` in the tree of chunks with free inodes is `chunk` now, or gone.
+/// What was `old` in the tree of chunks with free inodes is `new` now, or gone.
 fn update_finobt(
     tp: &mut Trans<'_>,
     header: &Header,
     tree: &mut Cursor<InodeTree>,
     old: &Chunk,
-    chunk: &Chunk,
+    new: Option<&Chunk>,
 ) -> Result<()> {
     let sparse = has_sparse(tp.mount().geometry());
-    let there = match tree.lookup_eq(tp, &chunk.start)? {
+    let there = match tree.lookup_eq(tp, &old.start)? {
         true => tree.get(tp)?,
         false => None,
     };
     if there != (old.free_count > 0).then(|| old.record(sparse)) {
-        return Err(header.corrupt(tp, format!("the trees differ on chunk {}", chunk.start)));
+        return Err(header.corrupt(tp, format!("the trees differ on chunk {}", old.start)));
     }
-    let record = chunk.record(sparse);
-    match (there.is_some(), chunk.free == u64::MAX) {
-        (false, true) => Ok(()),
-        (false, false) => tree.insert(tp, &record),
-        (true, true) => tree.delete(tp),
-        (true, false) => tree.update(tp, &record),
+    match (there.is_some(), new) {
+        (false, None) => Ok(()),
+        (false, Some(new)) => tree.insert(tp, &new.record(sparse)),
+        (true, None) => tree.delete(tp),
+        (true, Some(new)) => tree.update(tp, &new.record(sparse)),
     }
 }
 

@@ -40,6 +40,7 @@ use tree::Trees;
 
 use super::buf::Buffer;
 use super::geometry::Geometry;
+use super::mount::Mount;
 use super::ondisk::block::BlockKind;
 use super::ondisk::inobt::{Chunk, RawChunk};
 use super::ondisk::superblock::{Incompat, RoCompat};
@@ -50,9 +51,6 @@ use crate::block::{SECTOR_SIZE, Sector};
 use crate::error::{Corruption, Error, Result};
 use crate::locks::STATE;
 
-/// Not known yet.
-const UNKNOWN: u32 = u32::MAX;
-
 /// What is remembered of the groups' inodes.
 pub(super) struct Groups {
     groups: Vec<Group>,
@@ -62,8 +60,11 @@ pub(super) struct Groups {
 
 /// What is remembered of a group's inodes.
 struct Group {
-    /// Free inodes, as of the last look.
+    /// Free inodes that nobody has a claim on, as of the last look.
     free: AtomicU32,
+    /// So many free inodes are set aside for those who made a chunk and have not taken one
+    /// of it yet. Changed with the AGI locked.
+    claimed: AtomicU32,
     /// For an inode in an unlinked list the one that links to it, if that is no head.
     previous: Mutex<BTreeMap<u32, u32>>,
     /// What the transaction that has the AGI locked need not look for.
@@ -82,7 +83,8 @@ impl Groups {
     /// Nothing is known of any of `count` groups.
     pub(super) fn new(count: u32) -> Self {
         let group = |_| Group {
-            free: AtomicU32::new(UNKNOWN),
+            free: AtomicU32::new(0),
+            claimed: AtomicU32::new(0),
             previous: Mutex::new(&STATE, BTreeMap::new()),
             kept: Mutex::new(&STATE, Kept::default()),
         };
@@ -91,12 +93,31 @@ impl Groups {
     fn group(&self, ag: AgNumber) -> &Group {
         &self.groups[ag.0 as usize]
     }
+    /// A group has so many free inodes; said at mount, before anybody asks.
+    pub(super) fn note_free(&self, ag: AgNumber, free: u32) {
+        self.group(ag).publish(free);
+    }
     /// Keep no blocks in memory.
     pub(super) fn release(&self) {
         for group in &self.groups {
             let kept = core::mem::take(&mut *group.kept.lock());
             drop(kept);
         }
+    }
+}
+
+impl Group {
+    /// Of so many free inodes those that nobody has a claim on.
+    fn unclaimed(&self, free: u32) -> u32 {
+        free.saturating_sub(self.claimed.load(Ordering::Relaxed))
+    }
+    /// So many inodes are free: for those who ask without a lock.
+    fn publish(&self, free: u32) {
+        self.free.store(self.unclaimed(free), Ordering::Relaxed);
+    }
+    /// He who had a claim has the AGI locked, and takes an inode.
+    fn end_claim(&self) {
+        self.claimed.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -126,8 +147,22 @@ impl Header {
         if free > count {
             return Err(header.corrupt(tp, alloc::format!("{free} of {count} inodes are free")));
         }
-        group.free.store(free, Ordering::Relaxed);
+        group.publish(free);
         Ok(header)
+    }
+    /// Free inodes that nobody has a claim on.
+    fn unclaimed(&self, mount: &Mount) -> u32 {
+        mount.ialloc.group(self.ag).unclaimed(self.counts().1)
+    }
+    /// Set a free inode aside for a transaction that is about to unlock the AGI.
+    fn claim(&self, mount: &Mount) {
+        let group = mount.ialloc.group(self.ag);
+        group.claimed.fetch_add(1, Ordering::Relaxed);
+        group.publish(self.counts().1);
+    }
+    /// May so many free inodes leave the group? Not those that others count on.
+    fn can_spare(&self, mount: &Mount, inodes: u32) -> bool {
+        self.unclaimed(mount) >= inodes
     }
     /// Inodes, and free ones.
     fn counts(&self) -> (u32, u32) {
@@ -161,7 +196,7 @@ impl Header {
         }
         edit.set_be32(agi::at::FREE_COUNT, new_free);
         drop(edit);
-        tp.mount().ialloc.group(self.ag).free.store(new_free, Ordering::Relaxed);
+        tp.mount().ialloc.group(self.ag).publish(new_free);
         tp.inodes_changed(i64::from(all), i64::from(free));
     }
     fn corrupt(&self, tp: &Trans<'_>, reason: alloc::string::String) -> Error {
