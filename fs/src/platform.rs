@@ -11,12 +11,12 @@ pub const PAGE_SIZE: usize = 4096;
 /// log2 of [`PAGE_SIZE`].
 pub const PAGE_SHIFT: u32 = 12;
 
-/// One page of memory, shared by whoever holds a [`Page`]: the page cache, a
-/// device that transfers into it, a page table that maps it.
+/// One page of memory, or several side by side, shared by whoever holds a [`Page`]: the
+/// page cache, a device that transfers into it, a page table that maps it.
 ///
 /// Contents may change under a reader, as memory that a program has mapped does;
 /// that is why there is no `&[u8]` of it, only copies. Offsets and lengths in
-/// bytes; `offset + len` beyond [`PAGE_SIZE`] is a bug and panics.
+/// bytes; `offset + len` beyond its length is a bug and panics.
 pub trait PageFrame: Send + Sync {
     /// Copy `dst.len()` bytes from `offset` out.
     fn read(&self, offset: usize, dst: &mut [u8]);
@@ -26,10 +26,39 @@ pub trait PageFrame: Send + Sync {
     fn zero(&self, offset: usize, len: usize);
     /// The physical address, for devices and page tables. A unique number on the host.
     fn phys_addr(&self) -> u64;
+    /// Bytes: a multiple of [`PAGE_SIZE`].
+    #[inline]
+    fn length(&self) -> usize {
+        PAGE_SIZE
+    }
 }
 
-/// A reference to a page; the last one gives the page back.
+/// A reference to a page, or to several side by side; the last one gives them back.
 pub type Page = Arc<dyn PageFrame>;
+
+/// One page of those that a [`Page`] refers to.
+#[derive(Clone, Copy)]
+pub struct PageOf<'a> {
+    /// All of them.
+    pub run: &'a Page,
+    /// Which: the byte of the run that is its first.
+    pub offset: usize,
+}
+
+impl PageOf<'_> {
+    /// The physical address.
+    #[inline]
+    pub fn phys_addr(self) -> u64 {
+        self.run.phys_addr() + self.offset as u64
+    }
+}
+
+impl<'a> From<&'a Page> for PageOf<'a> {
+    /// The first.
+    fn from(run: &'a Page) -> Self {
+        Self { run, offset: 0 }
+    }
+}
 
 /// Where pages come from.
 pub trait Memory: Send + Sync {
@@ -38,6 +67,11 @@ pub trait Memory: Send + Sync {
     /// Up to `count` pages at once, appended to `pages`.
     fn alloc_pages(&self, count: usize, pages: &mut Vec<Page>) {
         pages.extend((0..count).map_while(|_| self.alloc_page()));
+    }
+    /// `count` pages side by side (a power of two), as one. Nothing when there are none:
+    /// there may be fewer still.
+    fn alloc_run(&self, count: usize) -> Option<Page> {
+        if count == 1 { self.alloc_page() } else { None }
     }
     /// Pages that could be allocated now.
     fn free_pages(&self) -> u64;
@@ -70,11 +104,11 @@ pub trait PageTable: Send + Sync {
     ///
     /// # Errors
     /// No memory for the table itself.
-    fn map(&self, va: VirtAddr, page: &Page, writable: bool) -> Result<(), OutOfMemory>;
+    fn map(&self, va: VirtAddr, page: PageOf<'_>, writable: bool) -> Result<(), OutOfMemory>;
     /// Map several pages, in rising order of address, for reading, where nothing is mapped.
     /// How many were, from the first on: fewer when there is no memory for the table.
-    fn map_absent(&self, entries: &[(VirtAddr, &Page)]) -> usize {
-        entries.iter().take_while(|(va, page)| self.map(*va, page, false).is_ok()).count()
+    fn map_absent(&self, entries: &[(VirtAddr, PageOf<'_>)]) -> usize {
+        entries.iter().take_while(|(va, page)| self.map(*va, *page, false).is_ok()).count()
     }
     /// What is mapped at `va`.
     fn query(&self, va: VirtAddr) -> Option<Pte>;

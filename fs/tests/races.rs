@@ -46,6 +46,8 @@ struct Bench {
 impl Bench {
     fn new(shift: u32, guard: Guard, on: bool) -> Arc<Self> {
         let world = ModelWorld::new(shift, (1 << 20) >> shift, 64, Completion::Inline);
+        // The races begin between two pages.
+        world.cache.set_folio_pages(1);
         world.space.set_longest(1 << 10);
         world.cache.lab().set(guard, on);
         let file = world.file(1);

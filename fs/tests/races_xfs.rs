@@ -36,6 +36,8 @@ impl Bench {
     fn on(volume: Volume, guard: Guard, on: bool) -> Self {
         volume.cache.start();
         volume.cache.lab().set(guard, on);
+        // The races begin between two pages.
+        volume.cache.set_folio_pages(1);
         let p = &volume.process;
         let fd = p.open(b"/race", OpenFlags::RDWR | OpenFlags::CREAT, 0o644).unwrap();
         let rights = Prot::READ | Prot::WRITE;

@@ -133,10 +133,13 @@ mod lab {
         if let Some(guard) = off {
             cache.lab().set(guard, false);
         }
+        // The races begin between two pages.
+        cache.set_folio_pages(1);
         let before = cache.lab().acted(guard);
         let scene = Scene { process: process.clone(), cache: cache.clone(), file, map };
         let found = play(&scene);
         cache.lab().observe(None);
+        cache.set_folio_pages(cache.config().folio_pages);
         if let Some(guard) = off {
             cache.lab().set(guard, true);
         }

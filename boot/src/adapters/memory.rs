@@ -3,30 +3,32 @@
 use alloc::sync::Arc;
 
 use holdfast_fs::platform::{
-    Access, Environment, FaultHandler, Memory, OutOfMemory, PAGE_SIZE, Page, PageFrame, PageTable,
-    Pte, Signal, VirtAddr,
+    Access, Environment, FaultHandler, Memory, OutOfMemory, PAGE_SIZE, Page, PageFrame, PageOf,
+    PageTable, Pte, Signal, VirtAddr,
 };
 use holdfast_kernel::mm::{AddressSpace, Protection, direct, frames, user};
 use holdfast_kernel::{random, time};
 
-/// One physical frame.
-struct Frame {
+/// Physical frames side by side.
+struct Frames {
     phys: u64,
+    count: usize,
 }
 
-impl Frame {
+impl Frames {
     #[inline]
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
-        assert!(offset <= PAGE_SIZE && len <= PAGE_SIZE - offset, "beyond the end of a page");
+        let end = self.length();
+        assert!(offset <= end && len <= end - offset, "beyond the end of a page");
         direct(self.phys + offset as u64)
     }
 }
 
-impl PageFrame for Frame {
+impl PageFrame for Frames {
     #[inline]
     fn read(&self, offset: usize, dst: &mut [u8]) {
         let from = self.at(offset, dst.len());
-        // SAFETY: inside the frame, which is ours; contents may change meanwhile, as a
+        // SAFETY: inside the frames, which are ours; contents may change meanwhile, as a
         // device's or a program's memory does, and are plain bytes.
         unsafe { dst.as_mut_ptr().copy_from_nonoverlapping(from, dst.len()) };
     }
@@ -45,12 +47,21 @@ impl PageFrame for Frame {
     fn phys_addr(&self) -> u64 {
         self.phys
     }
+    #[inline]
+    fn length(&self) -> usize {
+        self.count * PAGE_SIZE
+    }
 }
 
-impl Drop for Frame {
+impl Drop for Frames {
     fn drop(&mut self) {
         // SAFETY: the last reference; whoever maps or transfers into a page holds one.
-        unsafe { frames::free(self.phys) };
+        unsafe {
+            match self.count {
+                1 => frames::free(self.phys),
+                count => frames::free_run(self.phys, count),
+            }
+        }
     }
 }
 
@@ -60,7 +71,14 @@ pub struct KernelMemory;
 impl Memory for KernelMemory {
     fn alloc_page(&self) -> Option<Page> {
         let phys = frames::alloc_for_cache()?;
-        Some(Arc::new(Frame { phys }))
+        Some(Arc::new(Frames { phys, count: 1 }))
+    }
+    fn alloc_run(&self, count: usize) -> Option<Page> {
+        let phys = match count {
+            1 => frames::alloc_for_cache()?,
+            _ => frames::alloc_run_for_cache(count)?,
+        };
+        Some(Arc::new(Frames { phys, count }))
     }
     fn free_pages(&self) -> u64 {
         frames::free_count().saturating_sub(frames::reserve_count())
@@ -86,13 +104,14 @@ impl HardwareTable {
     /// The kernel's address of part of a page.
     #[inline]
     fn page(page: &Page, offset: usize, len: usize) -> *mut u8 {
-        assert!(offset <= PAGE_SIZE && len <= PAGE_SIZE - offset, "beyond the end of a page");
+        let end = page.length();
+        assert!(offset <= end && len <= end - offset, "beyond the end of a page");
         direct(page.phys_addr() + offset as u64)
     }
 }
 
 impl PageTable for HardwareTable {
-    fn map(&self, va: VirtAddr, page: &Page, writable: bool) -> Result<(), OutOfMemory> {
+    fn map(&self, va: VirtAddr, page: PageOf<'_>, writable: bool) -> Result<(), OutOfMemory> {
         let protection = if writable { Protection::WRITE } else { Protection::empty() };
         let old = self.space.map(va.0, page.phys_addr(), protection).map_err(|_| OutOfMemory)?;
         // Another page, or fewer rights: nobody may go on using what was there.
@@ -101,7 +120,7 @@ impl PageTable for HardwareTable {
         }
         Ok(())
     }
-    fn map_absent(&self, entries: &[(VirtAddr, &Page)]) -> usize {
+    fn map_absent(&self, entries: &[(VirtAddr, PageOf<'_>)]) -> usize {
         let mut mapper = self.space.mapper();
         let entries = entries.iter();
         entries.take_while(|(va, page)| mapper.map_absent(va.0, page.phys_addr()).is_ok()).count()

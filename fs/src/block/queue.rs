@@ -189,7 +189,8 @@ impl Core {
             let mut sum = 0;
             for s in &bio.segments {
                 let end = u64::from(s.offset) + u64::from(s.len);
-                if !u64::from(s.len).is_multiple_of(block) || s.len == 0 || end > PAGE_SIZE as u64 {
+                let beyond = end > s.page.length() as u64;
+                if !u64::from(s.len).is_multiple_of(block) || s.len == 0 || beyond {
                     return Err(IoError::Misaligned);
                 }
                 sum += u64::from(s.len);

@@ -92,8 +92,10 @@ fn copy_cached(mapping: &Mapping, mut pos: u64, sink: &mut dyn Sink) -> (u64, St
         if folio.take_readahead() {
             break Stop::Mark(folio.index());
         }
-        let offset = (pos & (PAGE_SIZE as u64 - 1)) as usize;
-        let len = wanted.min(PAGE_SIZE - offset).min((size - pos) as usize);
+        let offset = folio.offset_of(pos);
+        // Page by page: writers of the index wait.
+        let in_page = PAGE_SIZE - (offset & (PAGE_SIZE - 1));
+        let len = wanted.min(in_page).min((size - pos) as usize);
         let copied = sink.put(folio.page(), offset, len);
         pos += copied as u64;
         // One use a visit: reading a page in small pieces is not using it often.

@@ -11,11 +11,12 @@ use crate::pagecache::{Folio, LockedFolio, Mapping, PageCache};
 use crate::platform::PAGE_SIZE;
 use crate::{Error, Result};
 
-/// Most folios that are made ahead.
-const AHEAD: u64 = 32;
+/// Most pages for which folios are made ahead.
+const AHEAD: u64 = 64;
 
-/// New folios for the pages that a write behind the end of the file comes to next, locked:
-/// they are made together. Nobody reads, maps or stores there yet.
+/// New folios for the pages that a write covers wholly and comes to next, where none are
+/// cached: they are made together, and locked. While the writer has their locks it waits for
+/// nothing.
 struct Ahead<'a> {
     mapping: &'a Arc<Mapping>,
     /// The next page's is the last.
@@ -32,14 +33,20 @@ impl<'a> Ahead<'a> {
     fn refill(&mut self, start: u64, end: u64) {
         let pages = page_of(start)..page_of(end);
         let few = pages.end < pages.start + 2 || !start.is_multiple_of(PAGE_SIZE as u64);
-        if few || start != self.mapping.size() || pages.start < self.from {
+        if few || start > self.mapping.size() || pages.start < self.from {
             return;
         }
-        let end = pages.end.min(pages.start + AHEAD);
-        self.folios = self.mapping.create_run(pages.start..end);
+        // To a place where a large folio can begin.
+        let end = pages.end.min((pages.start / AHEAD + 1) * AHEAD);
+        let absent = self.mapping.folios().absent_run(pages.start..end);
+        if absent == 0 {
+            self.from = pages.start + 1;
+            return;
+        }
+        self.folios = self.mapping.create_run(pages.start..pages.start + absent);
         self.folios.reverse();
         if self.folios.is_empty() {
-            // They are cached, or memory is short.
+            // Memory is short.
             self.from = end;
         }
     }
@@ -167,8 +174,6 @@ fn write_folio(
     source: &mut dyn Source,
     ahead: &mut Ahead<'_>,
 ) -> Result<Step> {
-    let offset = (pos & (PAGE_SIZE as u64 - 1)) as usize;
-    let len = wanted.min(PAGE_SIZE - offset);
     let index = page_of(pos);
     let (folio, gap) = match ahead.take(index) {
         Some(folio) => (folio, None),
@@ -179,6 +184,8 @@ fn write_folio(
         }
         None => (mapping.get_locked(index)?, None),
     };
+    let offset = folio.offset_of(pos);
+    let len = wanted.min(folio.length() - offset);
     mapping.lab().at(Point::Locked, mapping.id(), pos);
     // Before anything else touches the folio: is the map still true? See the module head.
     if !mapping.ops().is_valid(map) && mapping.lab().acts(Guard::IomapValidity) {
@@ -188,11 +195,13 @@ fn write_folio(
     let shift = mapping.block_shift();
     let touched = Folio::blocks_touched(shift, offset, offset + len);
     let complete = folio.uptodate_blocks() & touched == touched;
-    let copied = source.take(folio.page(), offset, len);
+    let mut copied = source.take(folio.page(), offset, len);
     if copied < len && !complete && mapping.lab().acts(Guard::WriteShortCopy) {
-        // Some block would be half old memory, half new data: as if nothing came.
-        source.revert(copied);
-        return Ok(Step::Source);
+        // The last block would be half old memory, half new data: as if none of it came.
+        let whole = (offset + copied) >> shift << shift;
+        let kept = whole.saturating_sub(offset);
+        source.revert(copied - kept);
+        copied = kept;
     }
     if copied == 0 {
         return Ok(Step::Source);
@@ -218,10 +227,10 @@ pub(super) fn fill_edges(
     offset: usize,
     len: usize,
 ) -> Result<()> {
-    if len == PAGE_SIZE || folio.is_uptodate() {
+    let block = 1usize << mapping.block_shift();
+    if (offset | len) & (block - 1) == 0 || folio.is_uptodate() {
         return Ok(());
     }
-    let block = 1usize << mapping.block_shift();
     let end = offset + len;
     let (first, last) = (offset & !(block - 1), (end - 1) & !(block - 1));
     let touched = Folio::blocks_touched(mapping.block_shift(), offset, end);

@@ -10,7 +10,7 @@ use super::buffered_read::{bring_in, read_marked};
 use super::{Purpose, ReservedFork, fill};
 use crate::lab::{Guard, Point};
 use crate::pagecache::{Folio, LockedFolio, Mapping, Readahead};
-use crate::platform::PAGE_SIZE;
+use crate::platform::{PAGE_SHIFT, PAGE_SIZE};
 use crate::{Error, Result};
 
 /// Pages around a missing one that a fault reads with it.
@@ -69,29 +69,34 @@ pub fn fault(
     }
 }
 
-/// Call `map` with the folios of pages `range` that could be mapped at once: cached,
-/// uptodate, within the file, and locked for the duration of the call, which must not
-/// sleep. The caller holds the invalidate lock shared.
-pub fn fault_around(mapping: &Mapping, range: Range<u64>, map: &mut dyn FnMut(&[&Folio])) {
+/// A page of a file, in pages, and its folio.
+pub type FolioPage<'a> = (u64, &'a Folio);
+
+/// Call `map` with the pages of `range` that could be mapped at once, and their folios:
+/// cached, uptodate, within the file, and locked for the duration of the call, which must
+/// not sleep. The caller holds the invalidate lock shared.
+pub fn fault_around(mapping: &Mapping, range: Range<u64>, map: &mut dyn FnMut(&[FolioPage<'_>])) {
     let end = range.end.min(mapping.size_pages());
     let folios = mapping.folios();
-    let mut locked: Vec<&Folio> = Vec::with_capacity((end.saturating_sub(range.start)) as usize);
-    folios.for_each_in(range.start..end, &mut |folio| {
-        if folio.is_uptodate() && folio.try_lock_in_index() {
-            locked.push(folio);
+    let mut pages: Vec<FolioPage<'_>> =
+        Vec::with_capacity((end.saturating_sub(range.start)) as usize);
+    folios.for_each_in(range.start..end, &mut |index, folio| {
+        let known = pages.last().is_some_and(|(_, last)| core::ptr::eq(*last, folio));
+        if known || (folio.is_uptodate() && folio.try_lock_in_index()) {
+            pages.push((index, folio));
         }
     });
-    if !locked.is_empty() {
-        map(&locked);
+    if !pages.is_empty() {
+        map(&pages);
     }
-    for folio in locked {
-        folio.unlock_in_index();
+    for same in pages.chunk_by(|(_, a), (_, b)| core::ptr::eq(*a, *b)) {
+        same[0].1.unlock_in_index();
     }
 }
 
-/// Prepare a locked, uptodate folio for a store through a mapping: space is reserved,
-/// the folio is dirty. The page table entry may become writable as long as the folio
-/// stays locked.
+/// Prepare a page of a locked, uptodate folio for a store through a mapping: space is
+/// reserved, the folio is dirty. The page table entry may become writable as long as the
+/// folio stays locked.
 ///
 /// The map is not validated: the folio was locked before it was fetched and is uptodate,
 /// so no change of state can alter what it must contain. When space runs out in the
@@ -101,13 +106,14 @@ pub fn fault_around(mapping: &Mapping, range: Range<u64>, map: &mut dyn FnMut(&[
 ///
 /// # Errors
 /// What [`super::Ops::begin`] says: the store gets SIGBUS and nothing changed.
-pub fn mkwrite(mapping: &Arc<Mapping>, folio: &LockedFolio) -> Result<(), FaultError> {
+pub fn mkwrite(mapping: &Arc<Mapping>, folio: &LockedFolio, index: u64) -> Result<(), FaultError> {
     let size = mapping.size();
-    if folio.is_detached() || folio.position() >= size {
+    let start = index << PAGE_SHIFT;
+    if folio.is_detached() || start >= size {
         return Err(FaultError::BeyondEof);
     }
-    let end = size.min(folio.position() + PAGE_SIZE as u64);
-    let mut pos = folio.position();
+    let end = size.min(start + PAGE_SIZE as u64);
+    let mut pos = start;
     let mut reserved = Vec::new();
     while pos < end {
         let map = match mapping.ops().begin(pos, end - pos, Purpose::Fault) {
@@ -117,23 +123,23 @@ pub fn mkwrite(mapping: &Arc<Mapping>, folio: &LockedFolio) -> Result<(), FaultE
                 return Err(refused.err().unwrap_or(Error::Io).into());
             }
         };
-        let start = pos;
+        let from = pos;
         pos = map.end_bytes();
         if pos < end
             && let Some(fork) = map.reserved_in()
         {
-            reserved.push((start..pos, fork));
+            reserved.push((from..pos, fork));
         }
     }
     // Blocks behind the end of the file have no space, and are never written. When the
     // file grows over them, the page loses the right to be stored to, and we come again.
-    let within = (end - folio.position()) as usize;
-    mapping.mark_dirty(folio, Folio::blocks_touched(mapping.block_shift(), 0, within));
+    let (first, within) = (folio.offset_of(start), folio.offset_of(end));
+    mapping.mark_dirty(folio, Folio::blocks_touched(mapping.block_shift(), first, within));
     // What the device is reading now must not change under it.
     if folio.is_writeback() && mapping.lab().acts(Guard::MkwriteStable) {
         folio.wait_writeback();
     }
-    mapping.lab().at(Point::Mkwrite, mapping.id(), folio.position());
+    mapping.lab().at(Point::Mkwrite, mapping.id(), start);
     Ok(())
 }
 
@@ -144,8 +150,7 @@ fn give_back(
     reserved: &[(Range<u64>, ReservedFork)],
 ) -> Result<()> {
     for (range, fork) in reserved {
-        let within = |pos: u64| (pos - folio.position()) as usize;
-        let (start, end) = (within(range.start), within(range.end));
+        let (start, end) = (folio.offset_of(range.start), folio.offset_of(range.end));
         let blocks = Folio::blocks_touched(mapping.block_shift(), start, end);
         if folio.dirty_blocks() & blocks == 0 {
             mapping.ops().punch_delalloc(range.clone(), *fork)?;

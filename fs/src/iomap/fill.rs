@@ -11,8 +11,8 @@ use holdfast_sync::atomic::{AtomicU32, Ordering};
 use super::{Iomap, Purpose};
 use crate::block::{Bio, BioFlags, IoError, Op, Plug, Queue, Sector, Segment};
 use crate::lab::Guard;
-use crate::pagecache::{Folio, LockedFolio, Mapping, PageCache};
-use crate::platform::{PAGE_SHIFT, PAGE_SIZE, Page};
+use crate::pagecache::{BlockMask, Folio, LockedFolio, Mapping, PageCache};
+use crate::platform::{PAGE_SHIFT, PAGE_SIZE};
 use crate::{Error, Result};
 
 /// Segments a request usually has, at most.
@@ -76,15 +76,10 @@ pub(super) fn fill_blocks(
             folio.page().zero(run.start, run.len());
         } else {
             let sector = map.sector(pos).ok_or(Error::Io)?;
-            let segment = Segment {
-                page: folio.page().clone(),
-                offset: run.start as u32,
-                len: run.len() as u32,
-            };
             mapping.queue().submit(Bio::transfer(
                 Op::Read,
                 sector,
-                alloc::vec![segment],
+                alloc::vec![folio.segment(&run)],
                 BioFlags::SYNC,
                 batch.get_or_insert_with(Batch::new).request(),
             ));
@@ -99,35 +94,33 @@ pub(super) fn fill_blocks(
 /// Fill whatever blocks of a locked folio hold no data yet, and wait.
 pub(super) fn fill_folio(mapping: &Mapping, folio: &LockedFolio) -> Result<()> {
     let shift = mapping.block_shift();
-    let mut at = 0;
-    while at < PAGE_SIZE && !folio.is_uptodate() {
-        let pos = folio.position() + at as u64;
-        if pos >= mapping.size() {
-            let rest = Folio::blocks_touched(shift, at, PAGE_SIZE) & !folio.uptodate_blocks();
+    let (mut at, length) = (0, folio.length());
+    while at < length && !folio.is_uptodate() {
+        let (pos, size) = (folio.position() + at as u64, mapping.size());
+        if pos >= size {
+            let rest = Folio::blocks_touched(shift, at, length) & !folio.uptodate_blocks();
             for run in runs(rest, shift) {
                 folio.page().zero(run.start, run.len());
             }
             folio.set_uptodate_blocks(rest, shift);
             break;
         }
-        let map = mapping.ops().begin(pos, (PAGE_SIZE - at) as u64, Purpose::Read)?;
-        let end =
-            (map.end_bytes().min(folio.position() + PAGE_SIZE as u64) - folio.position()) as usize;
+        let map = mapping.ops().begin(pos, (length - at) as u64, Purpose::Read)?;
+        let end = folio.offset_of(map.end_bytes().min(size.next_multiple_of(1 << shift)));
         if end <= at {
             return Err(Error::Io);
         }
         fill_blocks(mapping, folio, &map, at..end)?;
         at = end;
     }
-    PageCache::count(&mapping.cache().statistics().read_in, 1);
+    PageCache::count(&mapping.cache().statistics().read_in, folio.page_count());
     Ok(())
 }
 
 /// The part of the page that holds the end of the file reads as zeros beyond it.
 fn zero_past_eof(mapping: &Mapping, folio: &Folio) {
-    let size = mapping.size();
-    if size > folio.position() && size < folio.position() + PAGE_SIZE as u64 {
-        let tail = (size - folio.position()) as usize;
+    let tail = folio.offset_of(mapping.size());
+    if tail > 0 && tail < folio.length() {
         // Only blocks that are being filled lie there: nobody stored beyond the end.
         let block_end = tail.next_multiple_of(1 << mapping.block_shift());
         let filled =
@@ -139,8 +132,8 @@ fn zero_past_eof(mapping: &Mapping, folio: &Folio) {
 }
 
 /// Runs of set bits as byte ranges of the folio.
-pub(super) fn runs(mask: u32, block_shift: u32) -> impl Iterator<Item = Range<usize>> {
-    let mut rest = mask;
+pub(super) fn runs(mask: BlockMask, block_shift: u32) -> impl Iterator<Item = Range<usize>> {
+    let mut rest = u64::from(mask);
     core::iter::from_fn(move || {
         if rest == 0 {
             return None;
@@ -188,7 +181,7 @@ enum Part {
     /// All of it, alone.
     Whole(Arc<Folio>),
     /// These blocks; other requests may fill others.
-    Blocks(Arc<Folio>, u32),
+    Blocks(Arc<Folio>, BlockMask),
 }
 
 impl Part {
@@ -244,7 +237,7 @@ impl<'a> Reader<'a> {
         self.map = Some(map);
         Ok(map)
     }
-    /// Read one folio, whose lock this transfer owns.
+    /// Read one folio of one page, whose lock this transfer owns.
     fn add(&mut self, folio: Arc<Folio>) {
         let end = folio.position() + PAGE_SIZE as u64;
         match self.map_at(folio.position()) {
@@ -259,7 +252,7 @@ impl<'a> Reader<'a> {
                     return self.add_in_parts(&folio);
                 };
                 folio.transfer_whole();
-                self.push(folio.page(), sector, 0..PAGE_SIZE);
+                self.push(folio.segment(&(0..PAGE_SIZE)), sector);
                 self.parts.push(Part::Whole(folio));
             }
             _ => self.add_in_parts(&folio),
@@ -305,11 +298,11 @@ impl<'a> Reader<'a> {
     fn read(&mut self, folio: &Arc<Folio>, sector: Sector, range: Range<usize>) {
         let blocks = Folio::blocks_touched(self.mapping.block_shift(), range.start, range.end);
         folio.transfer_begin();
-        self.push(folio.page(), sector, range);
+        self.push(folio.segment(&range), sector);
         self.parts.push(Part::Blocks(folio.clone(), blocks));
     }
     /// Add part of a page to the request, or begin the next one with it.
-    fn push(&mut self, page: &Page, sector: Sector, range: Range<usize>) {
+    fn push(&mut self, segment: Segment, sector: Sector) {
         if !self.segments.is_empty() && (sector != self.next || self.segments.len() >= self.most) {
             self.submit();
         }
@@ -318,12 +311,8 @@ impl<'a> Reader<'a> {
             self.segments.reserve(self.most.min(RESERVE));
             self.parts.reserve(self.most.min(RESERVE));
         }
-        self.next = Sector(sector.0 + (range.len() as u64 >> 9));
-        self.segments.push(Segment {
-            page: page.clone(),
-            offset: range.start as u32,
-            len: range.len() as u32,
-        });
+        self.next = Sector(sector.0 + (u64::from(segment.len) >> 9));
+        self.segments.push(segment);
     }
     fn submit(&mut self) {
         let segments = core::mem::take(&mut self.segments);

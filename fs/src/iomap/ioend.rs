@@ -55,12 +55,12 @@ impl Ioend {
         map: &Iomap,
         sector: Sector,
         range: &Range<usize>,
-        most: usize,
+        most: u64,
     ) -> bool {
         self.end == folio.position() + range.start as u64
             && self.next_sector() == sector
             && same_kind(&self.map, map)
-            && self.segments.len() < most
+            && self.end - self.pos + range.len() as u64 <= most
             // The end of the file was here: the size that a later block proves is not
             // proven by this one.
             && self.size == self.end
@@ -73,11 +73,7 @@ impl Ioend {
         folio.transfer_begin();
         self.end += range.len() as u64;
         self.size = self.end.min(size);
-        self.segments.push(Segment {
-            page: folio.page().clone(),
-            offset: range.start as u32,
-            len: range.len() as u32,
-        });
+        self.segments.push(folio.segment(&range));
         self.folios.push(folio.clone());
     }
     /// The request that writes it and completes it.

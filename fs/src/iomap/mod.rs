@@ -59,7 +59,7 @@ use crate::block::Sector;
 pub use buffered_read::{read, will_need};
 pub use buffered_write::write;
 pub use direct::{direct_read, direct_write, direct_write_shares};
-pub use fault::{FaultError, fault, fault_around, mkwrite};
+pub use fault::{FaultError, FolioPage, fault, fault_around, mkwrite};
 pub use ranges::{Change, Side, change, clone_range, dedupe_range, truncate};
 pub use seek::{Extent, extents, seek_data, seek_hole};
 

@@ -80,7 +80,7 @@ fn unused_ranges(mapping: &Mapping, range: Range<u64>) -> Vec<Range<u64>> {
     while from < pages_end {
         let batch = mapping.folios_in(from..pages_end, 64);
         let Some(last) = batch.last() else { break };
-        from = last.index() + 1;
+        from = last.pages().end;
         for folio in &batch {
             for dirty in dirty_ranges(mapping, folio, range.start..scan_end) {
                 if clean_from < dirty.start {
@@ -112,9 +112,9 @@ fn dirty_ranges(
     let shift = mapping.block_shift();
     let position = locked.position();
     let mut blocks = locked.dirty_blocks();
-    let partly = blocks != Folio::all_blocks(shift);
-    if partly && !mapping.lab().acts(Guard::PunchPerBlock) {
-        blocks = Folio::all_blocks(shift);
+    let all = locked.all_blocks(shift);
+    if blocks != all && !mapping.lab().acts(Guard::PunchPerBlock) {
+        blocks = all;
     }
     super::fill::runs(blocks, shift)
         .map(|run| {

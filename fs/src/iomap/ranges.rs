@@ -212,8 +212,7 @@ fn unshare_under(mapping: &Arc<Mapping>, map: &super::Iomap, range: Range<u64>) 
             punch::give_back_locked(mapping, map, at..range.end)?;
             break;
         }
-        let start = (at - folio.position()) as usize;
-        let end = (range.end - folio.position()).min(PAGE_SIZE as u64) as usize;
+        let (start, end) = (folio.offset_of(at), folio.offset_of(range.end));
         if let Err(e) = fill::fill_blocks(mapping, &folio, map, start..end) {
             drop(folio);
             punch::give_back_locked(mapping, map, at..range.end)?;
@@ -375,6 +374,6 @@ fn read_cached(mapping: &Arc<Mapping>, pos: u64, bytes: &mut [u8]) -> Result<()>
     if !folio.is_uptodate() {
         fill::fill_folio(mapping, &folio)?;
     }
-    folio.page().read(pos as usize % PAGE_SIZE, bytes);
+    folio.page().read(folio.offset_of(pos), bytes);
     Ok(())
 }

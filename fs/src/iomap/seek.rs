@@ -2,7 +2,7 @@
 
 use super::{Iomap, MapKind, Purpose};
 use crate::pagecache::{Folio, Mapping};
-use crate::platform::{PAGE_SHIFT, PAGE_SIZE};
+use crate::platform::PAGE_SHIFT;
 use crate::{Error, Result};
 
 /// One extent for a report (fiemap, bmap).
@@ -87,11 +87,11 @@ fn find(mapping: &Mapping, pos: u64, data: bool) -> Result<Option<u64>> {
 fn find_cached(mapping: &Mapping, mut at: u64, end: u64, data: bool) -> Option<u64> {
     let shift = mapping.block_shift();
     while at < end {
-        let index = at >> PAGE_SHIFT;
-        let blocks = mapping.find(index).map_or(0, |folio| folio.uptodate_blocks());
-        let offset = (at & (PAGE_SIZE as u64 - 1)) as usize;
-        let block = Folio::blocks_touched(shift, offset, offset + 1);
-        if (blocks & block != 0) == data {
+        let cached = mapping.find(at >> PAGE_SHIFT).is_some_and(|folio| {
+            let offset = folio.offset_of(at);
+            folio.uptodate_blocks() & Folio::blocks_touched(shift, offset, offset + 1) != 0
+        });
+        if cached == data {
             return Some(at);
         }
         at = (at | ((1 << shift) - 1)) + 1;

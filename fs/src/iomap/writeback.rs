@@ -33,7 +33,8 @@ pub(crate) enum Mode {
     Sync,
 }
 
-/// Write dirty folios of pages `range`, at most `budget`. How many were started.
+/// Write the dirty folios that have pages in `range`, about `budget` pages. How many were
+/// started.
 ///
 /// Errors do not end the walk: the folio ends clean, its file records the error.
 pub(crate) fn write_pages(mapping: &Mapping, range: Range<u64>, mode: Mode, budget: u64) -> u64 {
@@ -43,10 +44,15 @@ pub(crate) fn write_pages(mapping: &Mapping, range: Range<u64>, mode: Mode, budg
     while written < budget {
         let batch = mapping.some_dirty(from..range.end, BATCH.min(budget - written) as usize);
         let Some(last) = batch.last() else { break };
-        from = last + 1;
+        let stop = last + 1;
         for index in batch {
-            written += u64::from(writer.write(index));
+            if index >= from {
+                let (pages, end) = writer.write(index);
+                written += pages;
+                from = end;
+            }
         }
+        from = from.max(stop);
     }
     writer.submit();
     if mode == Mode::Sync {
@@ -62,20 +68,28 @@ struct Writer<'a> {
     /// The map of the last block; revalidated by the file system at each use.
     map: Option<Iomap>,
     ioend: Option<Ioend>,
-    most: usize,
+    /// Bytes of a request, at most.
+    most: u64,
 }
 
 impl<'a> Writer<'a> {
     fn new(mapping: &'a Arc<Mapping>, mode: Mode) -> Self {
-        let most = mapping.queue().info().max_segments.clamp(1, 256);
+        let most = (mapping.queue().info().max_segments.clamp(1, 256) * PAGE_SIZE) as u64;
         Self { mapping, mode, plug: Plug::new(mapping.queue()), map: None, ioend: None, most }
     }
-    /// Write one folio if it is dirty; true if it was started.
-    fn write(&mut self, index: u64) -> bool {
-        let Some(folio) = self.mapping.find(index) else { return false };
+    /// Write the folio of page `index` if it is dirty. How many of its pages were started,
+    /// and the page behind it.
+    fn write(&mut self, index: u64) -> (u64, u64) {
+        match self.mapping.find(index) {
+            Some(folio) => (self.write_folio(&folio), folio.pages().end),
+            None => (0, index + 1),
+        }
+    }
+    /// Write a folio if it is dirty; how many of its pages were started.
+    fn write_folio(&mut self, folio: &Arc<Folio>) -> u64 {
         let locked = match (folio.try_lock(), self.mode) {
             (Some(locked), _) => locked,
-            (None, Mode::Background) => return false,
+            (None, Mode::Background) => return 0,
             (None, Mode::Sync) => {
                 // Its holder may wait for the writeback of what we have not submitted yet.
                 self.submit();
@@ -83,28 +97,28 @@ impl<'a> Writer<'a> {
             }
         };
         if locked.is_detached() || !locked.is_dirty() {
-            return false;
+            return 0;
         }
         if locked.is_writeback() {
             if self.mode == Mode::Background {
-                return false;
+                return 0;
             }
             self.submit();
             locked.wait_writeback();
         }
-        self.write_locked(locked);
-        true
+        self.write_locked(locked)
     }
-    fn write_locked(&mut self, folio: LockedFolio) {
+    fn write_locked(&mut self, folio: LockedFolio) -> u64 {
         let shift = self.mapping.block_shift();
-        let dirty = self.mapping.start_folio_writeback(&folio);
+        let (dirty, pages) = self.mapping.start_folio_writeback(&folio);
         // One transfer more than are submitted keeps the writeback open while we add some.
         folio.transfer_begin();
         let size = self.mapping.size();
-        let within = size.saturating_sub(folio.position()).min(PAGE_SIZE as u64) as usize;
-        if within < PAGE_SIZE && self.mapping.lab().acts(Guard::WbZeroPastEof) {
+        let within = folio.offset_of(size);
+        let page_end = within.next_multiple_of(PAGE_SIZE);
+        if within < page_end && self.mapping.lab().acts(Guard::WbZeroPastEof) {
             // A store through a mapping may have put bytes beyond the end of the file.
-            folio.page().zero(within, PAGE_SIZE - within);
+            folio.page().zero(within, page_end - within);
         }
         for run in runs(dirty & Folio::blocks_touched(shift, 0, within), shift) {
             if let Err((e, rest)) = self.write_run(&folio, run, size) {
@@ -114,6 +128,7 @@ impl<'a> Writer<'a> {
         if folio.transfer_done() {
             self.mapping.end_writeback(&[&*folio]);
         }
+        pages
     }
     /// Add the dirty blocks in bytes `run` of a folio. On an error, which of them were
     /// not added.
@@ -131,7 +146,7 @@ impl<'a> Writer<'a> {
                 // Dirty data over a hole: its space was given back under it.
                 return Err((Error::Io, at..run.end));
             };
-            let end = (map.end_bytes() - folio.position()).min(run.end as u64) as usize;
+            let end = folio.offset_of(map.end_bytes()).min(run.end);
             self.add(folio.folio(), map, sector, at..end, size);
             at = end;
         }

@@ -14,7 +14,7 @@ use super::fill::{self, Batch, page_of};
 use super::{Iomap, MapFlags, MapKind, Purpose, punch};
 use crate::block::{Bio, BioFlags, Op, Plug, Segment};
 use crate::lab::Guard;
-use crate::pagecache::{Folio, LockedFolio, Mapping};
+use crate::pagecache::{BlockMask, Folio, LockedFolio, Mapping};
 use crate::platform::PAGE_SIZE;
 use crate::{Error, Result};
 
@@ -81,18 +81,18 @@ fn zero_written(
 
 /// Zero part of one folio; false if the map is stale.
 fn zero_folio(mapping: &Arc<Mapping>, map: &Iomap, pos: u64, len: usize) -> Result<bool> {
-    let offset = pos as usize % PAGE_SIZE;
     let folio = mapping.get_locked(page_of(pos))?;
     if !mapping.ops().is_valid(map) {
         return Ok(false);
     }
+    let offset = folio.offset_of(pos);
     fill_edges(mapping, &folio, map, offset, len)?;
-    zero_cached(mapping, &folio, offset..offset + len, u32::MAX);
+    zero_cached(mapping, &folio, offset..offset + len, BlockMask::MAX);
     Ok(true)
 }
 
 /// Zero bytes of a locked folio in those of its blocks, which become dirty.
-fn zero_cached(mapping: &Mapping, folio: &LockedFolio, bytes: Range<usize>, blocks: u32) {
+fn zero_cached(mapping: &Mapping, folio: &LockedFolio, bytes: Range<usize>, blocks: BlockMask) {
     let shift = mapping.block_shift();
     let touched = Folio::blocks_touched(shift, bytes.start, bytes.end) & blocks;
     for run in fill::runs(touched, shift) {
@@ -117,7 +117,7 @@ fn zero_dirty(mapping: &Arc<Mapping>, map: &Iomap, range: Range<u64>, dirtied: &
     while from < end_page {
         let batch = mapping.folios_in(from..end_page, 64);
         let Some(last) = batch.last() else { break };
-        from = last.index() + 1;
+        from = last.pages().end;
         for folio in &batch {
             let locked = folio.lock();
             if locked.is_detached() {
@@ -131,9 +131,7 @@ fn zero_dirty(mapping: &Arc<Mapping>, map: &Iomap, range: Range<u64>, dirtied: &
             if !mapping.ops().is_valid(map) {
                 return start;
             }
-            let position = locked.position();
-            let end = range.end.min(position + PAGE_SIZE as u64);
-            let bytes = (start - position) as usize..(end - position) as usize;
+            let bytes = locked.offset_of(range.start)..locked.offset_of(range.end);
             let shift = mapping.block_shift();
             let dirty =
                 locked.dirty_blocks() & Folio::blocks_touched(shift, bytes.start, bytes.end);
@@ -186,7 +184,8 @@ impl Gap {
             // Made before anything is locked: memory may be long in coming.
             let folio = mapping.get_locked(index)?;
             let size = mapping.size();
-            if size.is_multiple_of(PAGE_SIZE as u64) || page_of(size) == index {
+            let within = folio.pages().contains(&page_of(size));
+            if size.is_multiple_of(PAGE_SIZE as u64) || within {
                 return Ok((folio, Self { eof: None }));
             }
             drop(folio);
@@ -202,7 +201,7 @@ impl Gap {
     }
     /// The file is about to end in `folio`, behind byte `pos`.
     pub(super) fn close(self, mapping: &Mapping, folio: &LockedFolio, pos: u64) {
-        let same = page_of(mapping.size()) == folio.index();
+        let same = folio.pages().contains(&page_of(mapping.size()));
         if let Some(eof) = self.eof.as_ref().or(same.then_some(folio)) {
             prepare_eof(mapping, eof, pos);
         }
@@ -212,9 +211,9 @@ impl Gap {
 /// The locked folio at the end of the file: it is about to grow up to byte `pos`, of which
 /// nothing was written up to there.
 fn prepare_eof(mapping: &Mapping, folio: &LockedFolio, pos: u64) {
-    let position = folio.position();
-    let start = mapping.size().saturating_sub(position).min(PAGE_SIZE as u64) as usize;
-    let end = (pos - position).min(PAGE_SIZE as u64) as usize;
+    // Whole pages behind the end hold nothing, or zeros: nobody stores there.
+    let start = folio.offset_of(mapping.size());
+    let end = folio.offset_of(pos).min(start.next_multiple_of(PAGE_SIZE));
     if start < end && mapping.lab().acts(Guard::EofZero) {
         folio.page().zero(start, end - start);
     }

@@ -9,6 +9,7 @@ use core::ops::Range;
 use holdfast_sync::{Mutex, MutexGuard};
 
 use super::{MappedFile, Prot};
+use crate::iomap::FolioPage;
 use crate::locks;
 use crate::pagecache::{Folio, MappedArea, Mapping};
 use crate::platform::{OutOfMemory, PAGE_SHIFT, Page, PageTable, VirtAddr};
@@ -129,10 +130,14 @@ impl Area {
         self.slots.0.lock()
     }
 
-    /// Show a folio, which is locked, at its place. An entry that is there already stays,
-    /// but may become writable; a private copy stays.
-    pub(super) fn map_folio(&self, folio: &Folio, writable: bool) -> Result<(), OutOfMemory> {
-        let key = folio.index();
+    /// Show page `key` of a folio, which is locked, at its place. An entry that is there
+    /// already stays, but may become writable; a private copy stays.
+    pub(super) fn map_folio(
+        &self,
+        key: u64,
+        folio: &Folio,
+        writable: bool,
+    ) -> Result<(), OutOfMemory> {
         let mut slots = self.lock();
         let chunk = slots.entry(key / CHUNK).or_default();
         if chunk.private(key).is_some() {
@@ -144,52 +149,52 @@ impl Area {
         }
         // Rights only grow here, so no processor need forget the old entry: one that
         // uses it faults, and walks the table again.
-        self.table.map(self.address(key), folio.page(), writable)?;
+        self.table.map(self.address(key), folio.page_of(key), writable)?;
         if !mapped {
             chunk.folios |= bit(key);
             folio.add_mapping_ref();
         }
         Ok(())
     }
-    /// Show several folios for reading, where nothing stands at their places. They are
-    /// locked, in rising order, and their pages lie in one chunk. How many are done, from
-    /// the first on.
-    pub(super) fn map_around(&self, folios: &[&Folio]) -> usize {
-        let Some(first) = folios.first() else { return 0 };
+    /// Show several pages for reading, where nothing stands at their places. Their folios
+    /// are locked; they lie in one chunk, in rising order. How many are done, from the
+    /// first on.
+    pub(super) fn map_around(&self, pages: &[FolioPage<'_>]) -> usize {
+        let Some((first, _)) = pages.first() else { return 0 };
         let mut slots = self.lock();
-        let chunk = slots.entry(first.index() / CHUNK).or_default();
+        let chunk = slots.entry(first / CHUNK).or_default();
         let taken = chunk.folios | chunk.private_bits();
-        let mut absent = Vec::with_capacity(folios.len());
-        for folio in folios {
-            debug_assert!(folio.index() / CHUNK == first.index() / CHUNK);
-            if taken & bit(folio.index()) == 0 {
-                absent.push((self.address(folio.index()), folio.page()));
+        let mut absent = Vec::with_capacity(pages.len());
+        for (key, folio) in pages {
+            debug_assert!(key / CHUNK == first / CHUNK);
+            if taken & bit(*key) == 0 {
+                absent.push((self.address(*key), folio.page_of(*key)));
             }
         }
         let mut mapped = self.table.map_absent(&absent);
-        for (done, folio) in folios.iter().enumerate() {
-            if taken & bit(folio.index()) != 0 {
+        for (done, (key, folio)) in pages.iter().enumerate() {
+            if taken & bit(*key) != 0 {
                 continue;
             }
             if mapped == 0 {
                 return done;
             }
             mapped -= 1;
-            chunk.folios |= bit(folio.index());
+            chunk.folios |= bit(*key);
             folio.add_mapping_ref();
         }
-        folios.len()
+        pages.len()
     }
-    /// Show a private page in the place of a folio, which is locked and was copied.
-    pub(super) fn map_copy(&self, folio: &Folio, copy: Page) -> Result<(), OutOfMemory> {
-        let key = folio.index();
+    /// Show a private page in the place of page `key` of a folio, which is locked and was
+    /// copied.
+    pub(super) fn map_copy(&self, key: u64, folio: &Folio, copy: Page) -> Result<(), OutOfMemory> {
         let mut slots = self.lock();
         let chunk = slots.entry(key / CHUNK).or_default();
         if chunk.private(key).is_some() {
             return Ok(());
         }
         let va = self.address(key);
-        self.table.map(va, &copy, true)?;
+        self.table.map(va, (&copy).into(), true)?;
         if chunk.folios & bit(key) != 0 {
             // Other processors may still read the folio through the old entry.
             self.table.flush(va, 1);
@@ -213,7 +218,7 @@ impl Area {
         }
         let page = alloc().ok_or(OutOfMemory)?;
         let writable = self.prot.contains(Prot::WRITE);
-        self.table.map(self.address(key), &page, writable)?;
+        self.table.map(self.address(key), (&page).into(), writable)?;
         chunk.set_private(key, page);
         Ok(())
     }
@@ -250,18 +255,19 @@ impl Area {
         };
         let mut slots = self.lock();
         let Some(chunk) = slots.get_mut(&(keys.start / CHUNK)) else { return };
-        let shown = |f: &&Arc<Folio>| chunk.folios & bit(f.index()) != 0;
-        let shown: Vec<&Arc<Folio>> = folios.iter().filter(shown).collect();
+        let pages = folios.iter().flat_map(|folio| folio.pages().map(move |key| (key, folio)));
+        let shown = |key: u64| keys.contains(&key) && chunk.folios & bit(key) != 0;
+        let shown: Vec<(u64, &Arc<Folio>)> = pages.filter(|(key, _)| shown(*key)).collect();
         let private: Vec<(u64, Page)> =
             keys.clone().filter_map(|k| chunk.take_private(k).map(|p| (k, p))).collect();
-        for key in shown.iter().map(|f| f.index()).chain(private.iter().map(|(k, _)| *k)) {
+        for key in shown.iter().map(|(k, _)| *k).chain(private.iter().map(|(k, _)| *k)) {
             self.table.unmap(self.address(key));
         }
         if !shown.is_empty() || !private.is_empty() {
             self.table.flush(self.address(keys.start), (keys.end - keys.start) as usize);
         }
-        for folio in shown {
-            chunk.folios &= !bit(folio.index());
+        for (key, folio) in shown {
+            chunk.folios &= !bit(key);
             folio.sub_mapping_ref();
         }
         debug_assert!(keys.clone().all(|k| chunk.folios & bit(k) == 0), "an entry without folio");

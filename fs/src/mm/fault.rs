@@ -9,7 +9,7 @@ use super::{AddressSpace, FAULT_AROUND, MappedFile, Prot};
 use crate::iomap;
 use crate::pagecache::Mapping;
 use crate::platform::{Access, FaultHandler, OutOfMemory, PAGE_SHIFT, PAGE_SIZE};
-use crate::platform::{Page, Signal, VirtAddr};
+use crate::platform::{Page, PageOf, Signal, VirtAddr};
 
 impl FaultHandler for AddressSpace {
     fn handle_fault(&self, va: VirtAddr, access: Access) -> Result<(), Signal> {
@@ -58,21 +58,21 @@ impl AddressSpace {
                 return Ok(());
             }
             let folio = iomap::fault(mapping, file.readahead(), index).map_err(bus)?;
-            return area.map_folio(&folio, false).map_err(no_memory);
+            return area.map_folio(index, &folio, false).map_err(no_memory);
         }
         if area.shared {
             file.stored();
             let folio = iomap::fault(mapping, file.readahead(), index).map_err(bus)?;
-            iomap::mkwrite(mapping, &folio).map_err(bus)?;
-            return area.map_folio(&folio, true).map_err(no_memory);
+            iomap::mkwrite(mapping, &folio, index).map_err(bus)?;
+            return area.map_folio(index, &folio, true).map_err(no_memory);
         }
         if area.has_private(number) {
             return Ok(());
         }
         let copy = self.memory.alloc_page().ok_or(Signal::Bus)?;
         let folio = iomap::fault(mapping, file.readahead(), index).map_err(bus)?;
-        copy_page(folio.page(), &copy);
-        area.map_copy(&folio, copy).map_err(no_memory)
+        copy_page(folio.page_of(index), &copy);
+        area.map_copy(index, &folio, copy).map_err(no_memory)
     }
     fn zero_page(&self) -> Option<Page> {
         let page = self.memory.alloc_page()?;
@@ -85,9 +85,9 @@ impl AddressSpace {
 /// Is the page itself among it?
 fn map_around(area: &Area, mapping: &Mapping, number: u64, index: u64) -> bool {
     let mut found = false;
-    iomap::fault_around(mapping, window(area, number), &mut |folios| {
-        let mapped = area.map_around(folios);
-        if let Some(folio) = folios[..mapped].iter().find(|f| f.index() == index) {
+    iomap::fault_around(mapping, window(area, number), &mut |pages| {
+        let mapped = area.map_around(pages);
+        if let Some((_, folio)) = pages[..mapped].iter().find(|(page, _)| *page == index) {
             folio.mark_accessed();
             found = true;
         }
@@ -112,10 +112,10 @@ fn allowed(prot: Prot, access: Access) -> bool {
     }
 }
 
-fn copy_page(from: &Page, to: &Page) {
+fn copy_page(from: PageOf<'_>, to: &Page) {
     let mut bounce = [0; 512];
     for offset in (0..PAGE_SIZE).step_by(bounce.len()) {
-        from.read(offset, &mut bounce);
+        from.run.read(from.offset + offset, &mut bounce);
         to.write(offset, &bounce);
     }
 }

@@ -18,7 +18,7 @@ use holdfast_sync::time::now_ns;
 use super::{Mapping, PageCache, UNDER_WRITEBACK};
 use crate::iomap::writeback::{self, Mode};
 
-/// Folios written of one file before the next file has its turn.
+/// Pages written of one file before the next file has its turn.
 const SLICE: u64 = 2048;
 /// Fewer pages behind a writer are not worth a request of their own.
 const MIN_BEHIND: u64 = 64;
@@ -85,22 +85,23 @@ impl PageCache {
     pub fn dirty_files(&self) -> alloc::vec::Vec<Arc<Mapping>> {
         self.dirty_files.lock().queue.iter().cloned().collect()
     }
-    pub(super) fn page_dirtied(&self) {
-        let dirty = (self.burden.fetch_add(1, Ordering::AcqRel) + 1) % UNDER_WRITEBACK;
-        Self::count(&self.statistics.dirtied, 1);
+    /// So many pages were clean and are dirty now.
+    pub(super) fn dirtied(&self, pages: u64) {
+        let dirty = (self.burden.fetch_add(pages, Ordering::AcqRel) + pages) % UNDER_WRITEBACK;
+        Self::count(&self.statistics.dirtied, pages);
         if dirty > self.background_pages() && !self.flusher_kicked.load(Ordering::Relaxed) {
             self.kick_flusher();
         }
     }
-    pub(super) fn dirty_cancelled(&self) {
-        self.burden.fetch_sub(1, Ordering::AcqRel);
+    pub(super) fn dirty_cancelled(&self, pages: u64) {
+        self.burden.fetch_sub(pages, Ordering::AcqRel);
     }
-    pub(super) fn writeback_started(&self) {
-        self.burden.fetch_add(UNDER_WRITEBACK - 1, Ordering::AcqRel);
+    pub(super) fn writeback_started(&self, pages: u64) {
+        self.burden.fetch_add(pages * (UNDER_WRITEBACK - 1), Ordering::AcqRel);
     }
-    /// `count` folios finished writeback: wake who waits for that.
-    pub(super) fn writeback_ended(&self, count: u64) {
-        self.burden.fetch_sub(count * UNDER_WRITEBACK, Ordering::AcqRel);
+    /// Writeback of so many pages ended: wake who waits for that.
+    pub(super) fn writeback_ended(&self, pages: u64) {
+        self.burden.fetch_sub(pages * UNDER_WRITEBACK, Ordering::AcqRel);
         self.throttle.wake_all();
         self.freed.wake_all();
     }
@@ -140,7 +141,7 @@ impl PageCache {
         }
         Self::count(&self.statistics.throttle_ns, now_ns() - start);
     }
-    /// Write up to `budget` folios of the oldest dirty file. How many were written, and
+    /// Write about `budget` pages of the oldest dirty file. How many were written, and
     /// whether there was a file at all.
     fn flush_oldest(&self, budget: u64, mode: Mode) -> (u64, bool) {
         let Some(mapping) = self.take_dirty_file() else { return (0, false) };

@@ -1,14 +1,16 @@
-//! One page of a file in memory.
+//! A page of a file in memory, or several in a row.
 
 use alloc::sync::{Arc, Weak};
 use core::marker::PhantomData;
+use core::ops::Range;
 
-use holdfast_sync::atomic::{AtomicU32, Ordering};
+use holdfast_sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use holdfast_sync::{Word, check};
 
 use super::Mapping;
+use crate::block::Segment;
 use crate::locks;
-use crate::platform::{PAGE_SHIFT, PAGE_SIZE, Page};
+use crate::platform::{PAGE_SHIFT, Page, PageOf};
 
 /// The folio's lock.
 const LOCKED: u32 = 1 << 0;
@@ -30,19 +32,24 @@ const READAHEAD: u32 = 1 << 7;
 const DETACHED: u32 = 1 << 8;
 
 /// Where the dirty bits start in the block word; uptodate bits lie below.
-const DIRTY_SHIFT: u32 = 16;
+const DIRTY_SHIFT: u32 = 32;
 
-/// A set of a folio's blocks, lowest first; at most eight (512-byte blocks).
+/// A set of a folio's blocks, lowest first.
 pub(crate) type BlockMask = u32;
 
-/// One page of a file in the page cache.
+/// One page of a file in the page cache, or several in a row: a power of two, at a multiple
+/// of it. They have one lock and one state, but each block its own bits.
+///
+/// A folio never becomes smaller: of pages that leave the file while others stay, the blocks
+/// are forgotten.
 pub struct Folio {
     index: u64,
+    page_count: u32,
     page: Page,
     mapping: Weak<Mapping>,
     flags: Word,
     /// Per block: uptodate (low half) and dirty (high half).
-    blocks: AtomicU32,
+    blocks: AtomicU64,
     /// Page table entries that map the folio.
     mapped: AtomicU32,
     /// Transfers in flight, plus one while more are being added.
@@ -55,8 +62,8 @@ impl core::fmt::Debug for Folio {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(
             f,
-            "folio {} flags {:#x} blocks {:#x}",
-            self.index,
+            "folio {:?} flags {:#x} blocks {:#x}",
+            self.pages(),
             self.flags.load(Ordering::Relaxed),
             self.blocks.load(Ordering::Relaxed)
         )
@@ -68,10 +75,11 @@ impl Folio {
     pub(super) fn new_locked(mapping: Weak<Mapping>, index: u64, page: Page) -> LockedFolio {
         let folio = Arc::new(Self {
             index,
+            page_count: (page.length() >> PAGE_SHIFT) as u32,
             page,
             mapping,
             flags: Word::new(LOCKED),
-            blocks: AtomicU32::new(0),
+            blocks: AtomicU64::new(0),
             mapped: AtomicU32::new(0),
             pending: AtomicU32::new(0),
             lru_slot: AtomicU32::new(super::lru::NO_SLOT),
@@ -79,17 +87,56 @@ impl Folio {
         check::acquired(&locks::FOLIO);
         LockedFolio { folio: Some(folio), _not_send: PhantomData }
     }
-    /// Which page of the file, in pages.
+    /// Most pages of a folio, for blocks of `1 << block_shift` bytes: each block has its
+    /// bits in one word.
+    pub(crate) const fn most_pages(block_shift: u32) -> u64 {
+        (DIRTY_SHIFT as u64) >> (PAGE_SHIFT - block_shift)
+    }
+    /// Which page of the file is the first, in pages.
+    #[inline]
     pub fn index(&self) -> u64 {
         self.index
     }
+    /// How many pages it has.
+    #[inline]
+    pub fn page_count(&self) -> u64 {
+        self.page_count.into()
+    }
+    /// The pages of the file.
+    #[inline]
+    pub fn pages(&self) -> Range<u64> {
+        self.index..self.index + self.page_count()
+    }
     /// The first byte's position in the file.
+    #[inline]
     pub fn position(&self) -> u64 {
         self.index << PAGE_SHIFT
     }
-    /// The memory.
+    /// Its length in bytes.
+    #[inline]
+    pub fn length(&self) -> usize {
+        (self.page_count as usize) << PAGE_SHIFT
+    }
+    /// The byte of the folio that is byte `pos` of the file: 0 for one before it, its length
+    /// for one behind it.
+    #[inline]
+    pub(crate) fn offset_of(&self, pos: u64) -> usize {
+        pos.saturating_sub(self.position()).min(self.length() as u64) as usize
+    }
+    /// The memory, as long as the folio.
+    #[inline]
     pub fn page(&self) -> &Page {
         &self.page
+    }
+    /// The memory of page `index` of the file, which is one of its.
+    #[inline]
+    pub fn page_of(&self, index: u64) -> PageOf<'_> {
+        debug_assert!(self.pages().contains(&index));
+        PageOf { run: &self.page, offset: ((index - self.index) as usize) << PAGE_SHIFT }
+    }
+    /// Bytes `range` of the folio, as part of a request.
+    pub(crate) fn segment(&self, range: &Range<usize>) -> Segment {
+        Segment { page: self.page.clone(), offset: range.start as u32, len: range.len() as u32 }
     }
     pub(super) fn mapping(&self) -> Option<Arc<Mapping>> {
         self.mapping.upgrade()
@@ -208,9 +255,6 @@ impl Folio {
     pub(super) fn set_detached(&self) {
         self.set(DETACHED);
     }
-    pub(super) fn set_dirty(&self) -> bool {
-        self.set(DIRTY)
-    }
     pub(super) fn clear_dirty(&self) -> bool {
         self.clear(DIRTY)
     }
@@ -232,9 +276,10 @@ impl Folio {
 
     // ---- blocks
 
-    /// All blocks of a folio, for blocks of `1 << block_shift` bytes.
-    pub(crate) const fn all_blocks(block_shift: u32) -> BlockMask {
-        (1 << (PAGE_SIZE >> block_shift)) - 1
+    /// All its blocks, of `1 << block_shift` bytes.
+    #[inline]
+    pub(crate) fn all_blocks(&self, block_shift: u32) -> BlockMask {
+        low_bits(self.length() >> block_shift)
     }
     /// The blocks that bytes `start..end` of the folio touch.
     pub(crate) const fn blocks_touched(block_shift: u32, start: usize, end: usize) -> BlockMask {
@@ -243,46 +288,61 @@ impl Folio {
         }
         let first = start >> block_shift;
         let last = (end - 1) >> block_shift;
-        ((1 << (last + 1)) - 1) & !((1 << first) - 1)
+        low_bits(last + 1) & !low_bits(first)
     }
     /// The blocks that hold the file's data.
     pub(crate) fn uptodate_blocks(&self) -> BlockMask {
-        self.blocks.load(Ordering::Acquire) & ((1 << DIRTY_SHIFT) - 1)
+        self.blocks.load(Ordering::Acquire) as BlockMask
     }
     pub(crate) fn set_uptodate_blocks(&self, mask: BlockMask, block_shift: u32) {
-        let before = self.blocks.fetch_or(mask, Ordering::AcqRel);
-        let all = Self::all_blocks(block_shift);
+        let before = self.blocks.fetch_or(mask.into(), Ordering::AcqRel) as BlockMask;
+        let all = self.all_blocks(block_shift);
         if (before | mask) & all == all {
             self.set(UPTODATE);
         }
     }
-    pub(super) fn set_dirty_blocks(&self, mask: BlockMask) {
-        self.blocks.fetch_or(mask << DIRTY_SHIFT, Ordering::AcqRel);
+    /// Make blocks dirty; was one of them clean?
+    pub(super) fn set_dirty_blocks(&self, mask: BlockMask) -> bool {
+        let before = self.blocks.fetch_or(u64::from(mask) << DIRTY_SHIFT, Ordering::AcqRel);
+        self.set(DIRTY);
+        mask & !(before >> DIRTY_SHIFT) as BlockMask != 0
     }
-    /// Data was copied into these blocks, and the folio used by that. Was it clean?
+    /// The pages of which these are blocks: a bit for each, the first page's lowest.
+    pub(super) fn pages_of_blocks(&self, mask: BlockMask, block_shift: u32) -> u64 {
+        let per_page = 1 << (PAGE_SHIFT - block_shift);
+        if per_page == 1 {
+            return mask.into();
+        }
+        (0..self.page_count)
+            .filter(|page| mask >> (page * per_page) & low_bits(per_page as usize) != 0)
+            .fold(0, |pages, page| pages | 1 << page)
+    }
+    /// Data was copied into these blocks, and the folio used by that. Was one of them clean?
     pub(super) fn set_written(&self, mask: BlockMask, block_shift: u32) -> bool {
-        let before = self.blocks.fetch_or(mask | mask << DIRTY_SHIFT, Ordering::AcqRel);
-        let all = Self::all_blocks(block_shift);
+        let before = self.blocks.fetch_or(both(mask), Ordering::AcqRel);
+        let all = self.all_blocks(block_shift);
         let mut bits = DIRTY | next_use(self.flags.load(Ordering::Relaxed));
-        if (before | mask) & all == all {
+        if (before as BlockMask | mask) & all == all {
             bits |= UPTODATE;
         }
-        self.flags.fetch_or(bits, Ordering::AcqRel) & DIRTY == 0
+        self.flags.fetch_or(bits, Ordering::AcqRel);
+        mask & !(before >> DIRTY_SHIFT) as BlockMask != 0
     }
     /// The blocks that are newer than the disk.
     pub(crate) fn dirty_blocks(&self) -> BlockMask {
-        self.blocks.load(Ordering::Acquire) >> DIRTY_SHIFT
+        (self.blocks.load(Ordering::Acquire) >> DIRTY_SHIFT) as BlockMask
     }
     /// Blocks are no longer part of the file: not newer than the disk, and nothing is
     /// known of them. The folio is locked. Is any other block dirty?
     pub(super) fn forget_blocks(&self, mask: BlockMask) -> bool {
         self.clear(UPTODATE);
-        let rest = !(mask | mask << DIRTY_SHIFT);
+        let rest = !both(mask);
         (self.blocks.fetch_and(rest, Ordering::AcqRel) & rest) >> DIRTY_SHIFT != 0
     }
     /// Take the dirty bits: writeback will write these blocks.
     pub(super) fn take_dirty_blocks(&self) -> BlockMask {
-        self.blocks.fetch_and((1 << DIRTY_SHIFT) - 1, Ordering::AcqRel) >> DIRTY_SHIFT
+        let before = self.blocks.fetch_and((1 << DIRTY_SHIFT) - 1, Ordering::AcqRel);
+        (before >> DIRTY_SHIFT) as BlockMask
     }
 
     // ---- transfers
@@ -304,7 +364,7 @@ impl Folio {
     /// lock that was handed to the transfer is free.
     pub(crate) fn end_whole_transfer(&self, block_shift: u32) {
         self.pending.store(0, Ordering::Relaxed);
-        self.blocks.store(Self::all_blocks(block_shift), Ordering::Release);
+        self.blocks.store(self.all_blocks(block_shift).into(), Ordering::Release);
         // Both changes in one step: the one bit is clear, the other set.
         let before = self.flags.fetch_add(UPTODATE - LOCKED, Ordering::AcqRel);
         debug_assert!(before & (UPTODATE | LOCKED) == LOCKED);
@@ -351,6 +411,16 @@ impl Folio {
     pub fn is_mapped(&self) -> bool {
         self.mapped.load(Ordering::Acquire) != 0
     }
+}
+
+/// The `count` lowest bits, up to all.
+const fn low_bits(count: usize) -> BlockMask {
+    ((1u64 << count) - 1) as BlockMask
+}
+
+/// The uptodate and the dirty bits of blocks.
+const fn both(mask: BlockMask) -> u64 {
+    mask as u64 | (mask as u64) << DIRTY_SHIFT
 }
 
 /// What a use makes of a folio with these flags.

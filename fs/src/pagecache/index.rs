@@ -1,4 +1,5 @@
-//! A file's tree of folios: 64 slots a node, as high as the file is long.
+//! A file's tree of folios: 64 slots a node, as high as the file is long. A folio of
+//! several pages stands in the slot of its first page; the others say how far back that is.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -13,6 +14,8 @@ enum Slot {
     Empty,
     Node(Box<Node>),
     Folio(Arc<Folio>),
+    /// A page of the folio that stands so many slots before.
+    Part(u8),
 }
 
 struct Node {
@@ -31,15 +34,41 @@ impl Node {
         let number = first.index() >> BITS;
         let mut added = 0;
         for folio in folios.iter().take_while(|f| f.index() >> BITS == number) {
-            let slot = &mut self.slots[slot_of(folio.index(), 0)];
-            if !matches!(slot, Slot::Empty) {
+            let at = slot_of(folio.index(), 0);
+            let slots = &mut self.slots[at..at + folio.page_count() as usize];
+            if slots.iter().any(|slot| !matches!(slot, Slot::Empty)) {
                 break;
             }
-            *slot = Slot::Folio(folio.clone());
+            for (back, slot) in slots.iter_mut().enumerate().skip(1) {
+                *slot = Slot::Part(back as u8);
+            }
+            slots[0] = Slot::Folio(folio.clone());
+            self.used += folio.page_count() as u32;
             added += 1;
         }
-        self.used += added as u32;
         added
+    }
+    /// The folio that has slot `at` of a node of the last level.
+    #[inline]
+    fn folio(&self, at: usize) -> Option<&Arc<Folio>> {
+        match &self.slots[at] {
+            Slot::Folio(folio) => Some(folio),
+            Slot::Part(back) => match &self.slots[at - usize::from(*back)] {
+                Slot::Folio(folio) => Some(folio),
+                _ => unreachable!("a part without its folio"),
+            },
+            _ => None,
+        }
+    }
+    /// Take out the folio that has slot `at` of a node of the last level.
+    fn take(&mut self, at: usize) -> Option<Arc<Folio>> {
+        let folio = self.folio(at)?.clone();
+        let first = slot_of(folio.index(), 0);
+        for slot in &mut self.slots[first..first + folio.page_count() as usize] {
+            *slot = Slot::Empty;
+        }
+        self.used -= folio.page_count() as u32;
+        Some(folio)
     }
 }
 
@@ -49,6 +78,7 @@ pub(crate) struct Index {
     root: Option<Box<Node>>,
     /// Levels of nodes; the tree covers `1 << (6 * height)` pages.
     height: u32,
+    /// Pages that have a folio.
     count: u64,
 }
 
@@ -63,7 +93,7 @@ impl Index {
     fn covers(&self, index: u64) -> bool {
         self.height * BITS >= 64 || index >> (self.height * BITS) == 0
     }
-    /// The folio at `index`.
+    /// The folio of page `index`.
     #[inline]
     pub(crate) fn get(&self, index: u64) -> Option<&Arc<Folio>> {
         if !self.covers(index) {
@@ -73,39 +103,41 @@ impl Index {
         let mut level = self.height;
         loop {
             level -= 1;
-            match &node.slots[slot_of(index, level)] {
+            let at = slot_of(index, level);
+            match &node.slots[at] {
                 Slot::Node(child) => node = child,
                 Slot::Folio(folio) => return Some(folio),
+                Slot::Part(_) => return node.folio(at),
                 Slot::Empty => return None,
             }
         }
     }
-    /// Call `each` for the folios with indexes in `range`, in order; the way down the tree
-    /// is walked once for each node of the last level.
+    /// Call `each` for the pages of `range` that have a folio, in order; the way down the
+    /// tree is walked once for each node of the last level.
     pub(crate) fn for_each_in<'a>(
         &'a self,
         range: core::ops::Range<u64>,
-        each: &mut dyn FnMut(&'a Folio),
+        each: &mut dyn FnMut(u64, &'a Folio),
     ) {
         let mut at = range.start;
         while at < range.end && self.covers(at) {
             let stop = range.end.min((at | (FAN_OUT as u64 - 1)).saturating_add(1));
             if let Some(node) = self.leaf(at) {
-                for slot in &node.slots[slot_of(at, 0)..=slot_of(stop - 1, 0)] {
-                    if let Slot::Folio(folio) = slot {
-                        each(folio);
+                for index in at..stop {
+                    if let Some(folio) = node.folio(slot_of(index, 0)) {
+                        each(index, folio);
                     }
                 }
             }
             at = stop;
         }
     }
-    /// Is there a folio at every index of `range`?
+    /// Has every page of `range` a folio?
     pub(crate) fn has_all(&self, mut range: core::ops::Range<u64>) -> bool {
         range.all(|index| self.get(index).is_some())
     }
     /// How many pages at the start of `range` have no folio.
-    pub(super) fn absent_run(&self, range: core::ops::Range<u64>) -> u64 {
+    pub(crate) fn absent_run(&self, range: core::ops::Range<u64>) -> u64 {
         let next = self.next_from(range.start).map_or(u64::MAX, |folio| folio.index());
         next.min(range.end).saturating_sub(range.start)
     }
@@ -128,7 +160,8 @@ impl Index {
         let mut done = 0;
         while let Some(first) = folios.get(done) {
             let added = self.make_leaf(first.index()).fill(&folios[done..]);
-            self.count += added as u64;
+            let pages: u64 = folios[done..done + added].iter().map(|f| f.page_count()).sum();
+            self.count += pages;
             done += added;
             if added == 0 {
                 break;
@@ -160,14 +193,14 @@ impl Index {
         }
         node
     }
-    /// Remove the folio at `index`.
+    /// Remove the folio of page `index`.
     pub(super) fn remove(&mut self, index: u64) -> Option<Arc<Folio>> {
         if !self.covers(index) {
             return None;
         }
         let root = self.root.as_deref_mut()?;
         let removed = Self::remove_below(root, index, self.height - 1)?;
-        self.count -= 1;
+        self.count -= removed.page_count();
         if root.used == 0 {
             self.root = None;
             self.height = 0;
@@ -176,28 +209,16 @@ impl Index {
     }
     /// Recursion is as deep as the tree is high: at most eleven levels.
     fn remove_below(node: &mut Node, index: u64, level: u32) -> Option<Arc<Folio>> {
-        let slot = &mut node.slots[slot_of(index, level)];
-        let removed = match slot {
-            Slot::Empty => return None,
-            Slot::Node(child) => {
-                let removed = Self::remove_below(child, index, level - 1)?;
-                if child.used == 0 {
-                    *slot = Slot::Empty;
-                    node.used -= 1;
-                }
-                removed
-            }
-            Slot::Folio(_) => {
-                let Slot::Folio(folio) = core::mem::replace(slot, Slot::Empty) else {
-                    unreachable!("matched above")
-                };
-                node.used -= 1;
-                folio
-            }
-        };
+        let at = slot_of(index, level);
+        let Slot::Node(child) = &mut node.slots[at] else { return node.take(at) };
+        let removed = Self::remove_below(child, index, level - 1)?;
+        if child.used == 0 {
+            node.slots[at] = Slot::Empty;
+            node.used -= 1;
+        }
         Some(removed)
     }
-    /// The first folio at or after `from`.
+    /// The first folio with a page at or after `from`.
     pub(super) fn next_from(&self, from: u64) -> Option<&Arc<Folio>> {
         if !self.covers(from) {
             return None;
@@ -210,6 +231,7 @@ impl Index {
             match slot {
                 Slot::Empty => {}
                 Slot::Folio(folio) => return Some(folio),
+                Slot::Part(_) => return node.folio(at),
                 Slot::Node(child) => {
                     let from = if at == first { from } else { 0 };
                     if let Some(found) = Self::next_below(child, from, level - 1) {
@@ -220,7 +242,7 @@ impl Index {
         }
         None
     }
-    /// Up to `most` folios with indexes in `range`, in order.
+    /// Up to `most` folios that have pages in `range`, in order.
     pub(super) fn collect(&self, range: core::ops::Range<u64>, most: usize) -> Vec<Arc<Folio>> {
         let mut found = Vec::new();
         let mut from = range.start;
@@ -228,7 +250,7 @@ impl Index {
             && let Some(folio) = self.next_from(from)
             && folio.index() < range.end
         {
-            from = folio.index() + 1;
+            from = folio.pages().end;
             found.push(folio.clone());
             if from == 0 {
                 break;
@@ -241,11 +263,11 @@ impl Index {
 #[cfg(all(test, not(feature = "shuttle")))]
 mod tests {
     use super::*;
-    use crate::platform::{Page, PageFrame};
+    use crate::platform::{PAGE_SHIFT, Page, PageFrame};
     use alloc::collections::BTreeMap;
     use alloc::sync::Weak;
 
-    struct NoFrame;
+    struct NoFrame(usize);
     impl PageFrame for NoFrame {
         fn read(&self, _: usize, _: &mut [u8]) {}
         fn write(&self, _: usize, _: &[u8]) {}
@@ -253,10 +275,13 @@ mod tests {
         fn phys_addr(&self) -> u64 {
             0
         }
+        fn length(&self) -> usize {
+            self.0 << PAGE_SHIFT
+        }
     }
-    fn folio(index: u64) -> Arc<Folio> {
-        let page: Page = Arc::new(NoFrame);
-        Folio::new_locked(Weak::new(), index, page).folio().clone()
+    fn folio(pages: core::ops::Range<u64>) -> Arc<Folio> {
+        let page: Page = Arc::new(NoFrame((pages.end - pages.start) as usize));
+        Folio::new_locked(Weak::new(), pages.start, page).folio().clone()
     }
 
     #[test]
@@ -271,21 +296,26 @@ mod tests {
                 if seed >> 60 < 4 { keys[(seed >> 33) as usize % keys.len()] } else { seed >> 54 };
             match seed >> 20 & 3 {
                 0 | 1 => {
-                    let f = folio(key);
+                    let count = 1 << (seed >> 22 & 7).min(5);
+                    let pages = key / count * count..(key / count + 1) * count;
+                    let f = folio(pages.clone());
                     let fresh = index.insert(&f);
-                    assert_eq!(fresh, !model.contains_key(&key));
-                    model.entry(key).or_insert(f);
+                    assert_eq!(fresh, model.range(pages.clone()).next().is_none());
+                    if fresh {
+                        model.extend(pages.map(|page| (page, f.clone())));
+                    }
                 }
                 2 => {
                     let (ours, theirs) = (index.remove(key), model.remove(&key));
                     assert_eq!(ours.is_some(), theirs.is_some());
                     if let (Some(a), Some(b)) = (ours, theirs) {
                         assert!(Arc::ptr_eq(&a, &b));
+                        model.retain(|_, f| !Arc::ptr_eq(&a, f));
                     }
                 }
                 _ => {
                     let ours = index.next_from(key).map(|f| f.index());
-                    assert_eq!(ours, model.range(key..).next().map(|(k, _)| *k));
+                    assert_eq!(ours, model.range(key..).next().map(|(_, f)| f.index()));
                     assert_eq!(index.get(key).is_some(), model.contains_key(&key));
                     let absent = (key..key + 40).take_while(|k| !model.contains_key(k)).count();
                     assert_eq!(index.absent_run(key..key + 40), absent as u64);
@@ -294,7 +324,13 @@ mod tests {
             assert_eq!(index.len(), model.len() as u64);
         }
         let all: Vec<u64> =
-            index.collect(0..u64::MAX, usize::MAX).iter().map(|f| f.index()).collect();
+            index.collect(0..u64::MAX, usize::MAX).iter().flat_map(|f| f.pages()).collect();
         assert_eq!(all, model.keys().copied().collect::<Vec<_>>());
+        let mut each = Vec::new();
+        index.for_each_in(3..5000, &mut |page, folio| {
+            assert!(model.get(&page).is_some_and(|f| core::ptr::eq(&**f, folio)));
+            each.push(page);
+        });
+        assert_eq!(each, model.range(3..5000).map(|(k, _)| *k).collect::<Vec<_>>());
     }
 }

@@ -1,4 +1,4 @@
-//! The active and inactive lists: which folios to give up first.
+//! The active and inactive lists: which folios to give up first. Lengths are in pages.
 //!
 //! A new folio enters the inactive list. When reclaim reaches it there, it is given up
 //! unless it was used at least twice meanwhile; then it moves to the active list, which
@@ -27,6 +27,13 @@ struct Entry {
     active: bool,
 }
 
+impl Entry {
+    /// Of the folio of a linked entry.
+    fn pages(&self) -> u64 {
+        self.folio.as_ref().map_or(0, |folio| folio.page_count())
+    }
+}
+
 /// A list's ends: entries join at the head and are examined at the tail.
 #[derive(Clone, Copy)]
 struct List {
@@ -49,7 +56,7 @@ impl Lru {
     pub(super) const fn new() -> Self {
         Self { chunks: Vec::new(), free: NO_SLOT, lists: [EMPTY; 2] }
     }
-    /// Folios on the inactive and on the active list.
+    /// Pages on the inactive and on the active list.
     pub(super) fn lengths(&self) -> (u64, u64) {
         (self.lists[0].len, self.lists[1].len)
     }
@@ -70,6 +77,7 @@ impl Lru {
     fn link(&mut self, slot: u32, active: bool) {
         let head = self.lists[usize::from(active)].head;
         let entry = self.entry(slot);
+        let pages = entry.pages();
         entry.active = active;
         entry.prev = NO_SLOT;
         entry.next = head;
@@ -81,10 +89,12 @@ impl Lru {
         if list.tail == NO_SLOT {
             list.tail = slot;
         }
-        list.len += 1;
+        list.len += pages;
     }
     fn unlink(&mut self, slot: u32) {
-        let Entry { prev, next, active, .. } = *self.entry(slot);
+        let entry = self.entry(slot);
+        let pages = entry.pages();
+        let Entry { prev, next, active, .. } = *entry;
         if prev != NO_SLOT {
             self.entry(prev).next = next;
         }
@@ -98,7 +108,7 @@ impl Lru {
         if list.tail == slot {
             list.tail = prev;
         }
-        list.len -= 1;
+        list.len -= pages;
     }
     /// Put a folio at the head of a list, unless it left its file meanwhile.
     pub(super) fn add(&mut self, folio: Arc<Folio>, active: bool) {

@@ -16,7 +16,7 @@ use super::{ErrSeq, Folio, LockedFolio, PageCache};
 use crate::block::Queue;
 use crate::iomap::{Ops, writeback};
 use crate::lab::{Guard, Lab};
-use crate::platform::{PAGE_SHIFT, PAGE_SIZE};
+use crate::platform::{PAGE_SHIFT, PAGE_SIZE, Page};
 use crate::{Error, Result, locks};
 
 /// The grain of times of access and modification.
@@ -184,7 +184,7 @@ impl Mapping {
 
     // ---- folios
 
-    /// The cached folio of a page.
+    /// The cached folio that a page is part of.
     pub fn find(&self, index: u64) -> Option<Arc<Folio>> {
         self.index.read().get(index).cloned()
     }
@@ -194,11 +194,11 @@ impl Mapping {
     pub(crate) fn folios(&self) -> PerCpuReadGuard<'_, Index> {
         self.index.read()
     }
-    /// Cached folios with indexes in `range`, at most `most`.
+    /// Cached folios that have pages in `range`, at most `most`.
     pub(crate) fn folios_in(&self, range: Range<u64>, most: usize) -> Vec<Arc<Folio>> {
         self.index.read().collect(range, most)
     }
-    /// The folio of a page, locked; a new one, holding nothing, if there is none.
+    /// The folio of a page, locked; a new one of that page, holding nothing, if there is none.
     ///
     /// # Errors
     /// No memory.
@@ -232,38 +232,51 @@ impl Mapping {
     /// New locked folios for the uncached pages of `range`, as far as memory is there
     /// without waiting. Each is handed to a transfer by the caller.
     pub(crate) fn create_batch(&self, range: Range<u64>, mark: Option<u64>) -> Vec<Arc<Folio>> {
-        let fresh = self.create_some(range, |tree, fresh| fresh.retain(|f| tree.insert(f)));
+        let pages = self.cache.try_alloc_pages((range.end - range.start) as usize);
+        let fresh = range.zip(pages).map(|(index, page)| self.new_folio(index, page)).collect();
+        let fresh = self.insert(fresh, |tree, fresh| fresh.retain(|f| tree.insert(f)));
         if let Some(folio) = mark.and_then(|m| fresh.iter().find(|f| f.index() >= m)) {
             folio.set_readahead();
         }
         fresh
     }
-    /// New locked folios for the first pages of `range`, as far as none is cached and
-    /// memory is there without waiting. The caller has their locks: see [`Folio::adopt`].
+    /// New locked folios for the first pages of `range`, as large as they may be, up to one
+    /// that is cached, as far as memory is there without waiting. The caller has their locks:
+    /// see [`Folio::adopt`].
     pub(crate) fn create_run(&self, range: Range<u64>) -> Vec<Arc<Folio>> {
-        let absent = self.index.read().absent_run(range.clone());
-        self.create_some(range.start..range.start + absent, |tree, fresh| {
+        let most = self.cache.folio_pages().min(Folio::most_pages(self.block_shift()));
+        let mut index = range.start;
+        let mut fresh = Vec::new();
+        while index < range.end {
+            let aligned = 1 << index.trailing_zeros().min(most.ilog2());
+            let longest = aligned.min(1 << (range.end - index).ilog2());
+            let Some(page) = self.cache.try_alloc_run(longest) else { break };
+            let folio = self.new_folio(index, page);
+            index = folio.pages().end;
+            fresh.push(folio);
+        }
+        self.insert(fresh, |tree, fresh| {
             let inserted = tree.insert_run(fresh);
             fresh.truncate(inserted);
         })
     }
-    /// New locked folios for pages of `range`, those that `insert` keeps.
-    fn create_some(
+    /// A new folio, whose lock the caller has.
+    fn new_folio(&self, index: u64, page: Page) -> Arc<Folio> {
+        Folio::new_locked(self.me.clone(), index, page).hand_to_transfer()
+    }
+    /// Put new folios into the index; those that `insert` keeps.
+    fn insert(
         &self,
-        range: Range<u64>,
+        mut fresh: Vec<Arc<Folio>>,
         insert: impl FnOnce(&mut Index, &mut Vec<Arc<Folio>>),
     ) -> Vec<Arc<Folio>> {
-        let pages = self.cache.try_alloc_pages((range.end - range.start) as usize);
-        let folios = range.zip(pages).map(|(index, page)| {
-            Folio::new_locked(self.me.clone(), index, page).hand_to_transfer()
-        });
-        let mut fresh: Vec<Arc<Folio>> = folios.collect();
-        let charged = fresh.len() as u64;
         if fresh.is_empty() {
             return fresh;
         }
+        let pages = |fresh: &[Arc<Folio>]| fresh.iter().map(|f| f.page_count()).sum::<u64>();
+        let charged = pages(&fresh);
         insert(&mut self.index.write(), &mut fresh);
-        let unused = charged - fresh.len() as u64;
+        let unused = charged - pages(&fresh);
         if unused > 0 {
             self.cache.uncharge(unused);
         }
@@ -283,30 +296,33 @@ impl Mapping {
 
     /// Blocks of a locked folio are newer than the disk now.
     pub(crate) fn mark_dirty(&self, folio: &LockedFolio, blocks: BlockMask) {
-        folio.set_dirty_blocks(blocks);
-        if folio.set_dirty() {
-            self.note_dirty(folio);
+        if blocks != 0 && folio.set_dirty_blocks(blocks) {
+            self.note_dirty(folio, blocks);
         }
     }
     /// Data was copied into blocks of a locked folio: they hold the file's, newer than
     /// the disk, and the folio was used.
     pub(crate) fn mark_written(&self, folio: &LockedFolio, blocks: BlockMask) {
         if folio.set_written(blocks, self.block_shift()) {
-            self.note_dirty(folio);
+            self.note_dirty(folio, blocks);
         }
     }
-    /// A locked folio was clean and is dirty now.
-    fn note_dirty(&self, folio: &LockedFolio) {
-        self.tags.lock().set(Tag::Dirty, folio.index());
+    /// Some blocks of a locked folio were clean and are dirty now.
+    fn note_dirty(&self, folio: &LockedFolio, blocks: BlockMask) {
+        let pages = folio.pages_of_blocks(blocks, self.block_shift());
+        let fresh = self.tags.lock().set(Tag::Dirty, folio.index(), pages);
         if !self.listed.load(Ordering::SeqCst)
             && let Some(me) = self.me.upgrade()
         {
             self.cache.list_dirty(&me);
         }
-        self.cache.page_dirtied();
+        if fresh > 0 {
+            self.cache.dirtied(fresh);
+        }
     }
     /// Take a locked dirty folio from dirty to under writeback: no store can reach it
-    /// any more without a fault that waits for the lock. Returns its dirty blocks.
+    /// any more without a fault that waits for the lock. Returns its dirty blocks, and in
+    /// how many pages they lie.
     ///
     /// ```text
     /// writeback                        a thread with the page mapped writable
@@ -315,7 +331,7 @@ impl Mapping {
     /// clear dirty, set writeback
     /// map blocks, submit, unlock       mkwrite: dirty again, next writeback
     /// ```
-    pub(crate) fn start_folio_writeback(&self, folio: &LockedFolio) -> BlockMask {
+    pub(crate) fn start_folio_writeback(&self, folio: &LockedFolio) -> (BlockMask, u64) {
         if folio.is_mapped() && self.lab().acts(Guard::WbWriteProtect) {
             self.write_protect(folio);
         }
@@ -323,32 +339,31 @@ impl Mapping {
         let was = folio.clear_dirty();
         debug_assert!(was, "writeback of a clean folio");
         folio.set_writeback();
-        {
-            let mut tags = self.tags.lock();
-            tags.clear(Tag::Dirty, folio.index());
-            tags.set(Tag::Writeback, folio.index());
-        }
-        self.cache.writeback_started();
-        blocks
+        let pages = self.tags.lock().start_writeback(folio.pages());
+        self.cache.writeback_started(pages);
+        (blocks, pages)
     }
     /// Take away the right to store to a locked folio from every mapping of it.
     pub(crate) fn write_protect(&self, folio: &LockedFolio) {
-        self.for_areas(folio.index(), |area| {
-            area.write_protect(folio.index());
-        });
+        for index in folio.pages() {
+            self.for_areas(index, |area| {
+                area.write_protect(index);
+            });
+        }
     }
     /// The last transfers of these folios under writeback ended.
     pub(crate) fn end_writeback(&self, folios: &[&Folio]) {
         // The tag goes first: nobody may start the next writeback of a folio and then lose
         // its tag to us. Who sees no tag any more finds the folio ended, too.
+        let mut pages = 0;
         {
             let mut tags = self.tags.lock();
             for folio in folios {
-                tags.clear(Tag::Writeback, folio.index());
+                pages += tags.clear(Tag::Writeback, folio.pages());
                 folio.end_writeback();
             }
         }
-        self.cache.writeback_ended(folios.len() as u64);
+        self.cache.writeback_ended(pages);
     }
     /// Bytes `range` were written through the cache; `IOLOCK` is held. What a writer that
     /// goes front to back has left behind is to be written soon.
@@ -402,10 +417,11 @@ impl Mapping {
         loop {
             let next = self.tags.lock().next(Tag::Writeback, from);
             let Some(index) = next.filter(|i| *i < pages.end) else { return };
+            from = index + 1;
             if let Some(folio) = self.find(index) {
                 folio.wait_writeback();
+                from = folio.pages().end;
             }
-            from = index + 1;
         }
     }
     /// Write the dirty pages in bytes `range` and wait for them. Errors are in the
@@ -449,15 +465,19 @@ impl Mapping {
             each(area.as_ref());
         }
     }
-    pub(super) fn unmap_folio(&self, folio: &LockedFolio) {
+    /// Unmap those pages of a locked folio that lie in `pages`.
+    pub(super) fn unmap_folio(&self, folio: &LockedFolio, pages: &Range<u64>) {
         if folio.is_mapped() {
-            self.for_areas(folio.index(), |area| area.unmap(folio.index()));
+            for index in common(&folio.pages(), pages) {
+                self.for_areas(index, |area| area.unmap(index));
+            }
         }
     }
 
     // ---- removal
 
-    /// Drop the clean cached pages in bytes `range`; those in use stay. How many went.
+    /// Drop the clean folios that bytes `range` touch, if they touch all pages of them;
+    /// those in use stay. How many pages went.
     pub fn drop_clean(&self, range: Range<u64>) -> usize {
         let pages = pages_of(&range);
         let mut from = pages.start;
@@ -465,9 +485,11 @@ impl Mapping {
         loop {
             let batch = self.folios_in(from..pages.end, 64);
             let Some(last) = batch.last() else { break };
-            from = last.index() + 1;
-            for folio in &batch {
-                dropped += usize::from(self.cache.try_drop(self, folio));
+            from = last.pages().end;
+            for folio in batch.iter().filter(|folio| covers(&pages, folio)) {
+                if self.cache.try_drop(self, folio) {
+                    dropped += folio.page_count() as usize;
+                }
             }
         }
         PageCache::count(&self.cache.statistics().dropped, dropped as u64);
@@ -483,21 +505,40 @@ impl Mapping {
         loop {
             let batch = self.folios_in(from..pages.end, BATCH);
             let Some(last) = batch.last() else { return };
-            from = last.index() + 1;
+            from = last.pages().end;
             for folio in &batch {
                 let locked = folio.lock();
                 if locked.is_detached() {
                     continue;
                 }
                 locked.wait_writeback();
-                self.unmap_folio(&locked);
-                self.cancel_dirty(&locked);
-                self.detach(&locked);
+                self.unmap_folio(&locked, &pages);
+                self.forget(&locked, &pages);
             }
             if batch.len() < BATCH {
                 return;
             }
         }
+    }
+    /// The pages of a locked folio that lie in `pages`, which nobody maps, are no longer
+    /// cached: with none left the folio goes; otherwise their blocks hold nothing.
+    fn forget(&self, folio: &LockedFolio, pages: &Range<u64>) {
+        if folio.forget_blocks(self.blocks_in(folio, pages)) {
+            let gone = common(&folio.pages(), pages);
+            let dirty = self.tags.lock().clear(Tag::Dirty, gone);
+            self.cache.dirty_cancelled(dirty);
+        } else {
+            self.cancel_dirty(folio);
+        }
+        if covers(pages, folio) || (folio.uptodate_blocks() == 0 && !folio.is_mapped()) {
+            self.detach(folio);
+        }
+    }
+    /// The blocks of a folio that lie in `pages`.
+    fn blocks_in(&self, folio: &Folio, pages: &Range<u64>) -> BlockMask {
+        let within = common(&folio.pages(), pages);
+        let bytes = [within.start, within.end].map(|index| folio.offset_of(index << PAGE_SHIFT));
+        Folio::blocks_touched(self.block_shift(), bytes[0], bytes[1])
     }
     /// The file ends at its size from now on: remove the cached pages behind it, and
     /// from mappings even private copies of them. The blocks of the last page behind the
@@ -509,17 +550,21 @@ impl Mapping {
             area.zap(behind..u64::MAX);
         }
         self.invalidate(behind << PAGE_SHIFT..u64::MAX);
-        let within = size as usize % PAGE_SIZE;
-        let Some(folio) = self.find(size >> PAGE_SHIFT).filter(|_| within != 0) else { return };
+        if size.is_multiple_of(PAGE_SIZE as u64) {
+            return;
+        }
+        let Some(folio) = self.find(size >> PAGE_SHIFT) else { return };
         let locked = folio.lock();
         if locked.is_detached() {
             return;
         }
         locked.wait_writeback();
-        locked.page().zero(within, PAGE_SIZE - within);
+        let within = locked.offset_of(size);
+        let page_end = within.next_multiple_of(PAGE_SIZE);
+        locked.page().zero(within, page_end - within);
         let shift = self.block_shift();
         let first = within.next_multiple_of(1 << shift);
-        let gone = Folio::blocks_touched(shift, first, PAGE_SIZE);
+        let gone = Folio::blocks_touched(shift, first, page_end);
         if gone != 0 && locked.is_dirty() && locked.dirty_blocks() & gone != 0 {
             // Its next store faults, and makes dirty only what the file has then.
             self.write_protect(&locked);
@@ -537,18 +582,18 @@ impl Mapping {
         loop {
             let batch = self.folios_in(from..pages.end, 64);
             let Some(last) = batch.last() else { return all };
-            from = last.index() + 1;
+            from = last.pages().end;
             for folio in &batch {
                 let locked = folio.lock();
                 if locked.is_detached() {
                     continue;
                 }
                 locked.wait_writeback();
-                self.unmap_folio(&locked);
-                if locked.is_dirty() {
-                    all = false;
+                self.unmap_folio(&locked, &pages);
+                if locked.dirty_blocks() & self.blocks_in(&locked, &pages) == 0 {
+                    self.forget(&locked, &pages);
                 } else {
-                    self.detach(&locked);
+                    all = false;
                 }
             }
         }
@@ -556,8 +601,8 @@ impl Mapping {
     pub(super) fn cancel_dirty(&self, folio: &LockedFolio) {
         if folio.clear_dirty() {
             folio.take_dirty_blocks();
-            self.tags.lock().clear(Tag::Dirty, folio.index());
-            self.cache.dirty_cancelled();
+            let pages = self.tags.lock().clear(Tag::Dirty, folio.pages());
+            self.cache.dirty_cancelled(pages);
         }
     }
     /// Dirtiers call this between folios, with none locked: wait while too much is dirty.
@@ -577,6 +622,16 @@ impl Drop for Mapping {
             self.cache.removed(&folio);
         }
     }
+}
+
+/// Does `pages` hold all pages of a folio?
+fn covers(pages: &Range<u64>, folio: &Folio) -> bool {
+    pages.start <= folio.index() && folio.pages().end <= pages.end
+}
+
+/// What lies in both.
+fn common(a: &Range<u64>, b: &Range<u64>) -> Range<u64> {
+    a.start.max(b.start)..a.end.min(b.end)
 }
 
 /// The pages that a range of bytes touches.

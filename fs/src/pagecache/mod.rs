@@ -12,7 +12,7 @@
 //!
 //! | module      | owns |
 //! |-------------|------|
-//! | `folio`     | one page of a file: lock, state, per-block uptodate and dirty bits |
+//! | `folio`     | one page of a file or several: lock, state, per-block uptodate and dirty bits |
 //! | `index`     | a file's tree of folios |
 //! | `tags`      | which pages of a file are dirty or under writeback |
 //! | `mapping`   | one file's cache, its mapped areas |
@@ -67,6 +67,7 @@ use crate::locks;
 use crate::platform::Memory;
 
 pub use errseq::ErrSeq;
+pub(crate) use folio::BlockMask;
 pub use folio::{Folio, LockedFolio};
 pub use mapping::{MappedArea, Mapping};
 pub use readahead::Readahead;
@@ -74,7 +75,7 @@ pub use readahead::Readahead;
 /// How large the cache may grow, and how dirty.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheConfig {
-    /// Most folios; none: what memory allows.
+    /// Most pages; none: what memory allows.
     pub max_pages: Option<u64>,
     /// Background writeback starts above this share of the cache, in percent.
     pub background_percent: u64,
@@ -85,6 +86,9 @@ pub struct CacheConfig {
     pub write_behind_pages: u64,
     /// A file's pages are written when they have been dirty this long.
     pub expire_ns: u64,
+    /// Most pages of a folio, a power of two; fewer where blocks are smaller than pages,
+    /// or the cache is small.
+    pub folio_pages: u64,
     /// How often the writeback thread looks for old pages.
     pub interval_ns: u64,
     /// Most pages one readahead window covers.
@@ -99,6 +103,7 @@ impl Default for CacheConfig {
             dirty_percent: 30,
             write_behind_pages: 512,
             expire_ns: 5_000_000_000,
+            folio_pages: 32,
             interval_ns: 1_000_000_000,
             readahead_pages: 256,
         }
@@ -120,7 +125,7 @@ macro_rules! statistics {
 }
 
 statistics! {
-    /// Folios instantiated.
+    /// Pages of folios instantiated.
     inserted,
     /// Folios filled from disk.
     read_in,
@@ -128,7 +133,7 @@ statistics! {
     readahead,
     /// Folios read again that had been evicted recently.
     refaults,
-    /// Folios that went from clean to dirty.
+    /// Pages of folios that went from clean to dirty.
     dirtied,
     /// Folios written by the writeback thread.
     cleaned_background,
@@ -156,8 +161,11 @@ statistics! {
     writeback_errors,
 }
 
-/// One folio under writeback among those that are dirty: more than a cache ever has.
+/// One page under writeback among those that are dirty: more than a cache ever has.
 const UNDER_WRITEBACK: u64 = 1 << 32;
+
+/// The cache has room for so many of the largest folios, or they are not that large.
+const FOLIOS_AT_LEAST: u64 = 16;
 
 type Shrinker = Box<dyn Fn(usize) -> usize + Send + Sync>;
 
@@ -166,9 +174,10 @@ pub struct PageCache {
     memory: Arc<dyn Memory>,
     config: CacheConfig,
     max_pages: u64,
-    /// Folios in the cache.
+    folio_pages: AtomicU64,
+    /// Pages in the cache.
     pages: AtomicU64,
-    /// Dirty folios, and [`UNDER_WRITEBACK`] for each under writeback: one that goes from
+    /// Dirty pages, and [`UNDER_WRITEBACK`] for each under writeback: one that goes from
     /// the one to the other is never seen as both, or as neither.
     burden: AtomicU64,
     lru: Mutex<lru::Lru>,
@@ -200,10 +209,11 @@ impl PageCache {
         let total = memory.total_pages();
         let affordable = total.saturating_sub(total / 8 + 256).max(total / 2).max(16);
         let max_pages = config.max_pages.unwrap_or(affordable).min(affordable).max(4);
-        Arc::new(Self {
+        let cache = Self {
             memory,
             config,
             max_pages,
+            folio_pages: AtomicU64::new(1),
             pages: AtomicU64::new(0),
             burden: AtomicU64::new(0),
             lru: Mutex::new(&locks::LRU, lru::Lru::new()),
@@ -221,7 +231,9 @@ impl PageCache {
             ioends: ioend::Ioends::new(),
             lab: Lab::new(),
             statistics: Statistics::default(),
-        })
+        };
+        cache.set_folio_pages(config.folio_pages);
+        Arc::new(cache)
     }
 
     /// Start the writeback, reclaim and ioend threads.
@@ -259,21 +271,30 @@ impl PageCache {
         self.shrinkers.lock().push(shrinker);
     }
 
-    /// Folios in the cache.
+    /// Pages in the cache.
     pub fn pages(&self) -> u64 {
         self.pages.load(Ordering::Relaxed)
     }
-    /// Most folios the cache may hold.
+    /// Most pages the cache may hold.
     pub fn max_pages(&self) -> u64 {
         self.max_pages
     }
-    /// Dirty folios.
+    /// Dirty pages: all pages of a folio that is dirty.
     pub fn dirty_pages(&self) -> u64 {
         self.burden.load(Ordering::Relaxed) % UNDER_WRITEBACK
     }
-    /// Folios under writeback.
+    /// Pages of folios under writeback.
     pub fn writeback_pages(&self) -> u64 {
         self.burden.load(Ordering::Relaxed) / UNDER_WRITEBACK
+    }
+    /// Most pages of a new folio: a power of two.
+    pub(crate) fn folio_pages(&self) -> u64 {
+        self.folio_pages.load(Ordering::Relaxed)
+    }
+    /// Set how many pages a new folio may have: [`CacheConfig::folio_pages`].
+    pub fn set_folio_pages(&self, most: u64) {
+        let most = most.min(self.max_pages / FOLIOS_AT_LEAST).max(1);
+        self.folio_pages.store(1 << most.ilog2(), Ordering::Relaxed);
     }
     /// Guards and points, for experiments.
     pub fn lab(&self) -> &Lab {

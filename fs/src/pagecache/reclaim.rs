@@ -76,6 +76,29 @@ impl PageCache {
         }
         pages
     }
+    /// Pages side by side for a folio, charged to the cache: `most` (a power of two), or a
+    /// half, or a quarter, and so on, as there are right now.
+    pub(super) fn try_alloc_run(&self, most: u64) -> Option<Page> {
+        let low = self.low_watermark();
+        let mut count = most;
+        loop {
+            let charged = self.pages.fetch_add(count, Ordering::AcqRel) + count;
+            let page = match charged <= self.max_pages {
+                true => self.memory.alloc_run(count as usize),
+                false => None,
+            };
+            if page.is_none() {
+                self.pages.fetch_sub(count, Ordering::AcqRel);
+            }
+            if charged + low > self.max_pages || self.memory.free_pages() < low {
+                self.reclaim_wake.wake_all();
+            }
+            if page.is_some() || count == 1 {
+                return page;
+            }
+            count /= 2;
+        }
+    }
     /// A page for a folio, charged to the cache, evicting others if need be.
     /// The caller holds no folio lock.
     pub(super) fn alloc_page(&self) -> Result<Page> {
@@ -139,16 +162,16 @@ impl PageCache {
             lru.add(folio.clone(), folio.is_active());
         }
         drop(lru);
-        Self::count(&self.statistics.inserted, folios.len() as u64);
+        Self::count(&self.statistics.inserted, folios.iter().map(|f| f.page_count()).sum());
         Self::count(&self.statistics.refaults, refaults);
     }
     /// A folio left the index of its file.
     pub(super) fn removed(&self, folio: &Arc<Folio>) {
         drop(self.lru.lock().remove(folio));
-        self.pages.fetch_sub(1, Ordering::AcqRel);
+        self.pages.fetch_sub(folio.page_count(), Ordering::AcqRel);
         self.freed.wake_all();
     }
-    /// Try to evict about `want` folios; how many went.
+    /// Try to evict folios of about `want` pages; how many went.
     fn reclaim(&self, want: usize) -> usize {
         let mut evicted = 0;
         let (inactive, active) = self.lru.lock().lengths();
@@ -159,10 +182,10 @@ impl PageCache {
             if batch.is_empty() {
                 break;
             }
-            examine = examine.saturating_sub(batch.len() as u64);
             for folio in batch {
+                examine = examine.saturating_sub(folio.page_count());
                 match self.try_evict(&folio) {
-                    Outcome::Evicted => evicted += 1,
+                    Outcome::Evicted => evicted += folio.page_count() as usize,
                     Outcome::Kept(is_dirty) => {
                         dirty |= is_dirty;
                         self.lru.lock().add(folio, false);
@@ -193,14 +216,14 @@ impl PageCache {
         }
         if locked.is_mapped() {
             let mut used = false;
-            mapping.for_areas(locked.index(), |area| {
-                used |= area.test_and_clear_accessed(locked.index());
-            });
+            for index in locked.pages() {
+                mapping.for_areas(index, |area| used |= area.test_and_clear_accessed(index));
+            }
             if used {
                 locked.set_active();
                 return Outcome::Activated;
             }
-            mapping.unmap_folio(&locked);
+            mapping.unmap_folio(&locked, &locked.pages());
             if locked.is_mapped() {
                 return Outcome::Kept(false);
             }
@@ -208,7 +231,9 @@ impl PageCache {
         if locked.is_active() {
             return Outcome::Activated;
         }
-        self.refault.evicted(mapping.id(), locked.index());
+        for index in locked.pages() {
+            self.refault.evicted(mapping.id(), index);
+        }
         mapping.detach(&locked);
         Outcome::Evicted
     }
@@ -218,7 +243,7 @@ impl PageCache {
         if locked.is_detached() || locked.is_dirty() || locked.is_writeback() {
             return false;
         }
-        mapping.unmap_folio(&locked);
+        mapping.unmap_folio(&locked, &locked.pages());
         if locked.is_mapped() {
             return false;
         }

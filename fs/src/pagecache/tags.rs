@@ -57,6 +57,12 @@ impl Chunk {
     }
 }
 
+/// The bits of a folio's pages in their bitmap: a folio lies within one.
+fn mask(pages: &Range<u64>) -> u64 {
+    debug_assert!(pages.start / 64 == (pages.end - 1) / 64);
+    u64::MAX >> (64 - (pages.end - pages.start)) << (pages.start % 64)
+}
+
 impl Tags {
     fn counter(&mut self, tag: Tag) -> &mut u64 {
         match tag {
@@ -88,20 +94,36 @@ impl Tags {
         }
         self.hot_number = number;
     }
-    /// Set the tag; true if it was clear.
-    pub(super) fn set(&mut self, tag: Tag, index: u64) -> bool {
-        let word = self.heat(index).word(tag);
-        let fresh = *word & 1 << (index % 64) == 0;
-        *word |= 1 << (index % 64);
-        *self.counter(tag) += u64::from(fresh);
+    /// Set the tag of pages of a folio, those of `bits` from page `first` on; for how many
+    /// it was clear.
+    pub(super) fn set(&mut self, tag: Tag, first: u64, bits: u64) -> u64 {
+        let mask = bits << (first % 64);
+        let word = self.heat(first).word(tag);
+        let fresh = (mask & !*word).count_ones().into();
+        *word |= mask;
+        *self.counter(tag) += fresh;
         fresh
     }
-    /// Clear the tag; true if it was set.
-    pub(super) fn clear(&mut self, tag: Tag, index: u64) -> bool {
-        let word = self.heat(index).word(tag);
-        let was = *word & 1 << (index % 64) != 0;
-        *word &= !(1 << (index % 64));
-        *self.counter(tag) -= u64::from(was);
+    /// The dirty pages of a folio are under writeback from now on; how many.
+    pub(super) fn start_writeback(&mut self, pages: Range<u64>) -> u64 {
+        let mask = mask(&pages);
+        let chunk = self.heat(pages.start);
+        let started = chunk.dirty & mask;
+        debug_assert!(chunk.writeback & mask == 0);
+        chunk.dirty &= !mask;
+        chunk.writeback |= started;
+        let count = started.count_ones().into();
+        self.dirty -= count;
+        self.writeback += count;
+        count
+    }
+    /// Clear the tag of a folio's pages; for how many it was set.
+    pub(super) fn clear(&mut self, tag: Tag, pages: Range<u64>) -> u64 {
+        let mask = mask(&pages);
+        let word = self.heat(pages.start).word(tag);
+        let was = (mask & *word).count_ones().into();
+        *word &= !mask;
+        *self.counter(tag) -= was;
         was
     }
     /// Up to `most` pages of `range` with the tag, in order.
@@ -142,14 +164,31 @@ mod tests {
         for round in 0..20_000u64 {
             seed = seed.wrapping_mul(6364136223846793005).wrapping_add(round | 1);
             let index = seed >> 52;
-            let (tag, set) = if seed >> 40 & 1 == 0 {
-                (Tag::Dirty, &mut model[0])
-            } else {
-                (Tag::Writeback, &mut model[1])
+            // As folios lie: a power of two, at a multiple of it.
+            let count = 1 << (seed >> 20 & 7).min(5);
+            let pages = index / count * count..(index / count + 1) * count;
+            let [dirty, writeback] = &mut model;
+            if seed >> 30 & 3 == 2 && writeback.range(pages.clone()).next().is_none() {
+                let moved: Vec<u64> = dirty.range(pages.clone()).copied().collect();
+                assert_eq!(tags.start_writeback(pages.clone()), moved.len() as u64);
+                dirty.retain(|page| !pages.contains(page));
+                writeback.extend(moved);
+            }
+            let (tag, set) = match seed >> 40 & 1 {
+                0 => (Tag::Dirty, dirty),
+                _ => (Tag::Writeback, writeback),
             };
             match seed >> 30 & 3 {
-                0 => assert_eq!(tags.set(tag, index), set.insert(index)),
-                1 => assert_eq!(tags.clear(tag, index), set.remove(&index)),
+                0 => {
+                    let bits = seed & (u64::MAX >> (64 - count));
+                    let in_bits = pages.clone().filter(|page| bits >> (page % count) & 1 != 0);
+                    let fresh = in_bits.filter(|page| set.insert(*page)).count();
+                    assert_eq!(tags.set(tag, pages.start, bits), fresh as u64);
+                }
+                1 => {
+                    let was = pages.clone().filter(|page| set.remove(page)).count();
+                    assert_eq!(tags.clear(tag, pages), was as u64);
+                }
                 _ => {
                     assert_eq!(tags.next(tag, index), set.range(index..).next().copied());
                     let some: Vec<u64> = set.range(index..index + 300).take(9).copied().collect();

@@ -18,8 +18,8 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use holdfast_sync::{Mutex, thread, time};
 
-use super::{Environment, Memory, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, Page, PageFrame, PageTable};
-use super::{Pte, VirtAddr};
+use super::{Environment, Memory, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, Page, PageFrame, PageOf};
+use super::{PageTable, Pte, VirtAddr};
 use crate::locks;
 
 const WORD: usize = 8;
@@ -49,9 +49,13 @@ impl HostMemory {
 
 impl Memory for HostMemory {
     fn alloc_page(&self) -> Option<Page> {
-        self.state.free.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).ok()?;
-        let number = self.state.next.fetch_add(1, Relaxed);
-        let words = Box::new([const { AtomicU64::new(POISON) }; WORDS]);
+        self.alloc_run(1)
+    }
+    fn alloc_run(&self, count: usize) -> Option<Page> {
+        let pages = count as u64;
+        self.state.free.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(pages)).ok()?;
+        let number = self.state.next.fetch_add(pages, Relaxed);
+        let words = (0..count * WORDS).map(|_| AtomicU64::new(POISON)).collect();
         Some(Arc::new(HostPage { words, number, budget: self.state.clone() }))
     }
     fn free_pages(&self) -> u64 {
@@ -62,16 +66,16 @@ impl Memory for HostMemory {
     }
 }
 
-/// A page as words that several threads may copy from and to at once.
+/// Pages as words that several threads may copy from and to at once.
 struct HostPage {
-    words: Box<[AtomicU64; WORDS]>,
+    words: Box<[AtomicU64]>,
     number: u64,
     budget: Arc<Budget>,
 }
 
 impl Drop for HostPage {
     fn drop(&mut self) {
-        self.budget.free.fetch_add(1, Relaxed);
+        self.budget.free.fetch_add((self.words.len() / WORDS) as u64, Relaxed);
     }
 }
 
@@ -85,11 +89,12 @@ impl HostPage {
     /// Call `edge(word, offset in it, offset in the range, len)` for the parts of words at
     /// the ends of a range; returns the range of whole words and the offset of the first.
     fn split(
+        &self,
         offset: usize,
         len: usize,
         mut edge: impl FnMut(usize, usize, usize, usize),
     ) -> (core::ops::Range<usize>, usize) {
-        assert!(offset + len <= PAGE_SIZE, "access beyond a page: {offset}+{len}");
+        assert!(offset + len <= self.length(), "access beyond a page: {offset}+{len}");
         let (mut first, mut head) = (offset / WORD, 0);
         if !offset.is_multiple_of(WORD) {
             head = (WORD - offset % WORD).min(len);
@@ -107,7 +112,7 @@ impl HostPage {
 
 impl PageFrame for HostPage {
     fn read(&self, offset: usize, dst: &mut [u8]) {
-        let (whole, head) = Self::split(offset, dst.len(), |word, at, from, len| {
+        let (whole, head) = self.split(offset, dst.len(), |word, at, from, len| {
             let bytes = self.words[word].load(Relaxed).to_le_bytes();
             dst[from..from + len].copy_from_slice(&bytes[at..at + len]);
         });
@@ -118,7 +123,7 @@ impl PageFrame for HostPage {
         }
     }
     fn write(&self, offset: usize, src: &[u8]) {
-        let (whole, head) = Self::split(offset, src.len(), |word, at, from, len| {
+        let (whole, head) = self.split(offset, src.len(), |word, at, from, len| {
             let mut bytes = [0; WORD];
             bytes[at..at + len].copy_from_slice(&src[from..from + len]);
             self.merge(word, at, len, u64::from_le_bytes(bytes));
@@ -129,7 +134,7 @@ impl PageFrame for HostPage {
         }
     }
     fn zero(&self, offset: usize, len: usize) {
-        let (whole, _) = Self::split(offset, len, |word, at, _, len| self.merge(word, at, len, 0));
+        let (whole, _) = self.split(offset, len, |word, at, _, len| self.merge(word, at, len, 0));
         for word in &self.words[whole] {
             word.store(0, Relaxed);
         }
@@ -137,11 +142,21 @@ impl PageFrame for HostPage {
     fn phys_addr(&self) -> u64 {
         self.number << PAGE_SHIFT
     }
+    fn length(&self) -> usize {
+        self.words.len() * WORD
+    }
+}
+
+/// One page of those that it keeps alive.
+#[derive(Clone)]
+struct Held {
+    run: Page,
+    offset: usize,
 }
 
 /// One entry of the table.
 struct Entry {
-    page: Page,
+    page: Held,
     writable: bool,
     accessed: bool,
     dirty: bool,
@@ -151,7 +166,7 @@ struct Entry {
 /// until it is flushed or falls out, as in hardware.
 struct Cached {
     number: u64,
-    page: Page,
+    page: Held,
     writable: bool,
     dirty: bool,
 }
@@ -177,11 +192,12 @@ impl SimPageTable {
     pub fn mapped_pages(&self) -> usize {
         self.entries.lock().len()
     }
-    /// Access one page as the calling processor would; false when that would fault.
+    /// Access one page as the calling processor would, `copy(memory, offset)`; false when
+    /// that would fault.
     ///
     /// The processor's TLB stays locked during the access, so that a flush waits for
     /// what goes through an old translation.
-    fn access(&self, va: VirtAddr, write: bool, copy: impl FnOnce(&Page)) -> bool {
+    fn access(&self, va: VirtAddr, write: bool, copy: impl FnOnce(&Page, usize)) -> bool {
         let number = va.0 >> PAGE_SHIFT;
         let mut tlb = self.tlbs[thread::cpu()].lock();
         let slot = &mut tlb[number as usize % TLB_ENTRIES];
@@ -199,7 +215,7 @@ impl SimPageTable {
             drop(old);
         }
         if let Some(cached) = slot {
-            copy(&cached.page);
+            copy(&cached.page.run, cached.page.offset + va.page_offset());
         }
         true
     }
@@ -223,9 +239,10 @@ impl SimPageTable {
 }
 
 impl PageTable for SimPageTable {
-    fn map(&self, va: VirtAddr, page: &Page, writable: bool) -> Result<(), OutOfMemory> {
+    fn map(&self, va: VirtAddr, page: PageOf<'_>, writable: bool) -> Result<(), OutOfMemory> {
         assert!(va.page_offset() == 0, "mapping an unaligned address {va:?}");
-        let entry = Entry { page: page.clone(), writable, accessed: false, dirty: false };
+        let page = Held { run: page.run.clone(), offset: page.offset };
+        let entry = Entry { page, writable, accessed: false, dirty: false };
         let old = self.entries.lock().insert(va.0 >> PAGE_SHIFT, entry);
         drop(old);
         Ok(())
@@ -260,25 +277,24 @@ impl PageTable for SimPageTable {
         }
     }
     fn copy_to_user(&self, dst: VirtAddr, src: &Page, offset: usize, len: usize) -> usize {
-        let mut bounce = [0; PAGE_SIZE];
-        src.read(offset, &mut bounce[..len]);
-        self.write_user(dst, &bounce[..len])
+        let mut bounce = alloc::vec![0; len];
+        src.read(offset, &mut bounce);
+        self.write_user(dst, &bounce)
     }
     fn copy_from_user(&self, src: VirtAddr, dst: &Page, offset: usize, len: usize) -> usize {
-        let mut bounce = [0; PAGE_SIZE];
-        let done = self.read_user(src, &mut bounce[..len]);
+        let mut bounce = alloc::vec![0; len];
+        let done = self.read_user(src, &mut bounce);
         dst.write(offset, &bounce[..done]);
         done
     }
     fn read_user(&self, src: VirtAddr, dst: &mut [u8]) -> usize {
         Self::by_page(src, dst.len(), |va, done, len| {
-            let copy = |p: &Page| p.read(va.page_offset(), &mut dst[done..done + len]);
-            self.access(va, false, copy)
+            self.access(va, false, |page, at| page.read(at, &mut dst[done..done + len]))
         })
     }
     fn write_user(&self, dst: VirtAddr, src: &[u8]) -> usize {
         Self::by_page(dst, src.len(), |va, done, len| {
-            self.access(va, true, |p| p.write(va.page_offset(), &src[done..done + len]))
+            self.access(va, true, |page, at| page.write(at, &src[done..done + len]))
         })
     }
 }
@@ -286,7 +302,7 @@ impl PageTable for SimPageTable {
 impl Entry {
     fn pte(&self) -> Pte {
         Pte {
-            phys: self.page.phys_addr(),
+            phys: self.page.run.phys_addr() + self.page.offset as u64,
             writable: self.writable,
             accessed: self.accessed,
             dirty: self.dirty,
@@ -381,8 +397,8 @@ mod tests {
         let memory = HostMemory::new(4);
         let table = SimPageTable::new();
         let (a, b) = (page(&memory), page(&memory));
-        table.map(VirtAddr(0x1000), &a, true).unwrap();
-        table.map(VirtAddr(0x2000), &b, false).unwrap();
+        table.map(VirtAddr(0x1000), (&a).into(), true).unwrap();
+        table.map(VirtAddr(0x2000), (&b).into(), false).unwrap();
         assert_eq!(table.write_user(VirtAddr(0x1FFE), b"abcd"), 2);
         let mut out = [0; 8];
         assert_eq!(table.read_user(VirtAddr(0x1FFE), &mut out), 8);
@@ -400,7 +416,7 @@ mod tests {
         let table = SimPageTable::new();
         let va = VirtAddr(0x5000);
         let p = page(&memory);
-        table.map(va, &p, true).unwrap();
+        table.map(va, (&p).into(), true).unwrap();
         assert_eq!(table.write_user(va, b"x"), 1);
         assert!(table.write_protect(va));
         assert!(!table.write_protect(va));

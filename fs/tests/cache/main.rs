@@ -6,6 +6,7 @@ mod mapped;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod folios;
 mod mapped_files;
 mod model_file;
 mod pagecache;

@@ -22,7 +22,10 @@ struct Model {
 
 impl Model {
     fn new(shift: u32, seed: u64) -> Self {
-        let world = ModelWorld::new(shift, (2 << 20) >> shift, 24, Completion::Reordered(2, seed));
+        // Folios of one page and much reclaim; of two and four, and less; of eight and none.
+        let pages = [24, 64, 160][seed as usize % 3];
+        let completion = Completion::Reordered(2, seed);
+        let world = ModelWorld::new(shift, (2 << 20) >> shift, pages, completion);
         world.cache.start();
         let files = [world.file(1), world.file(2)];
         for file in &files {

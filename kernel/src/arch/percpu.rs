@@ -36,6 +36,7 @@ pub struct Cpu {
     held: Cell<*const Held>,
     /// The program page table that is loaded or was last (null: the kernel's).
     pub(crate) space: Cell<*const crate::mm::AddressSpace>,
+    pub(crate) tcg: crate::mm::tlb::TcgTable,
 
     /// The local APIC's id.
     pub(crate) apic_id: Cell<u32>,
@@ -90,6 +91,7 @@ impl Cpu {
             thread_id: Cell::new(1),
             held: Cell::new(core::ptr::null()),
             space: Cell::new(core::ptr::null()),
+            tcg: crate::mm::tlb::TcgTable::new(),
             apic_id: Cell::new(0),
             idle: Cell::new(core::ptr::null()),
             previous: Cell::new(core::ptr::null()),

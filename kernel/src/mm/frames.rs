@@ -15,6 +15,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::layout::{PAGE, direct};
+use super::tlb;
 use crate::arch::percpu::{self, NoPreempt};
 use crate::spinlock::SpinLock;
 
@@ -229,6 +230,7 @@ pub fn alloc() -> Option<u64> {
         if count == 0 {
             return None;
         }
+        tlb::taken(pin.cpu(), count as u64);
     }
     magazine.count.store(count as u32 - 1, Ordering::Relaxed);
     Some(magazine.frames[count - 1])
@@ -257,6 +259,16 @@ pub fn alloc_for_cache() -> Option<u64> {
         return None;
     }
     alloc()
+}
+
+/// As [`alloc_for_cache`], `count` frames in a row.
+pub fn alloc_run_for_cache(count: usize) -> Option<u64> {
+    if BUDDY_FREE.load(Ordering::Relaxed) < RESERVE.load(Ordering::Relaxed) + count as u64 {
+        return None;
+    }
+    let phys = alloc_run(count)?;
+    tlb::taken(NoPreempt::new().cpu(), count as u64);
+    Some(phys)
 }
 
 /// A frame of zeros.

@@ -16,9 +16,10 @@
 //!                no: interrupt   was 2 ? flush everything
 //! ```
 
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::layout::{PAGE, direct};
+use super::layout::PAGE;
 use super::space::AddressSpace;
 use super::{frames, paging};
 use crate::arch::percpu::{self, Cpu, NoPreempt};
@@ -55,31 +56,55 @@ pub fn statistics() -> (u64, u64) {
     (SENT.load(Ordering::Relaxed), SKIPPED.load(Ordering::Relaxed))
 }
 
-/// Entries that TCG's TLB has at first, and those that [`widen`] makes it have.
+/// Entries of the table in which TCG keeps translations, at first.
 const TCG_ENTRIES: u64 = 256;
-const WIDE_ENTRIES: u64 = 4096;
-/// Where the kernel image lies in physical memory, and RAM behind it.
-const TOUCHED: u64 = 2 << 20;
 
-/// Have TCG give this processor a larger TLB.
+/// What a processor of TCG's knows of that table.
 ///
-/// It doubles the table when that is emptied while most entries are in use, and at no other
-/// time. A kernel that hardly ever empties it would stay with the first 256 entries, and
-/// walk the page tables for every page of a copy of more than a MiB.
-pub fn widen() {
-    if cpu::hypervisor() != *b"TCGTCGTCGTCG" {
-        return;
+/// TCG doubles it when it is emptied while most entries are in use, and may shrink it at
+/// such a time, but at no other. A kernel that hardly ever empties it would stay with a few
+/// entries, and walk the page tables for every page of a large copy. So it is emptied
+/// whenever as many pages were taken into use as it may have entries.
+pub struct TcgTable {
+    /// Entries it may have; 0: there is no such table.
+    entries: Cell<u64>,
+    /// Pages taken into use since it was emptied.
+    pages: Cell<u64>,
+}
+
+impl TcgTable {
+    pub(crate) const fn new() -> Self {
+        Self { entries: Cell::new(0), pages: Cell::new(0) }
     }
-    let ram = frames::total_count().saturating_sub(TOUCHED / PAGE);
-    let mut entries = TCG_ENTRIES;
-    while entries < WIDE_ENTRIES.min(ram) {
-        for page in 0..entries {
-            // SAFETY: reads a byte of the direct map.
-            unsafe { direct(TOUCHED + page * PAGE).read_volatile() };
+    /// It was emptied, not because of its size.
+    fn emptied(&self) {
+        if self.entries.get() != 0 {
+            self.start();
         }
+    }
+    fn start(&self) {
+        self.entries.set(TCG_ENTRIES);
+        self.pages.set(0);
+    }
+}
+
+/// This processor is about to be used.
+pub(crate) fn online(this: &Cpu) {
+    if cpu::hypervisor() == *b"TCGTCGTCGTCG" {
+        this.tcg.start();
+    }
+}
+
+/// This processor takes so many pages into use; preemption is off.
+pub(super) fn taken(this: &Cpu, pages: u64) {
+    let table = &this.tcg;
+    let (entries, pages) = (table.entries.get(), table.pages.get() + pages);
+    table.pages.set(pages);
+    if entries != 0 && pages >= entries && entries < frames::total_count() {
+        table.pages.set(0);
+        table.entries.set(entries * 2);
         // SAFETY: reloads what is loaded.
         unsafe { cpu::write_cr3(cpu::read_cr3()) };
-        entries *= 2;
     }
 }
 
@@ -87,6 +112,7 @@ fn flush_here(address: u64, pages: usize) {
     if pages >= WHOLE_FLUSH_PAGES {
         // SAFETY: reloads what is loaded.
         unsafe { cpu::write_cr3(cpu::read_cr3()) };
+        percpu::this().tcg.emptied();
     } else {
         for page in 0..pages as u64 {
             cpu::invlpg(address + page * PAGE);
@@ -130,6 +156,7 @@ fn forget_space(this: &Cpu) {
     this.space.set(core::ptr::null());
     // SAFETY: the kernel's own table.
     unsafe { cpu::write_cr3(paging::root()) };
+    this.tcg.emptied();
 }
 
 /// Send a request to the processors in `targets` and wait until all have answered.
@@ -224,6 +251,7 @@ pub(crate) fn switch_space(this: &Cpu, space: *const AddressSpace) {
         if was == STALE {
             // SAFETY: reloads what is loaded.
             unsafe { cpu::write_cr3(cpu::read_cr3()) };
+            this.tcg.emptied();
         }
         return;
     }
@@ -233,6 +261,7 @@ pub(crate) fn switch_space(this: &Cpu, space: *const AddressSpace) {
     space.cpus.fetch_or(bit, Ordering::SeqCst);
     // SAFETY: every space has the kernel's half.
     unsafe { cpu::write_cr3(space.root()) };
+    this.tcg.emptied();
     this.space.set(space);
     // SAFETY: a space is not freed before its `leave` has made this processor forget it.
     if let Some(old) = unsafe { old.as_ref() } {

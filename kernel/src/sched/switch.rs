@@ -29,7 +29,7 @@ enum Why {
 
 /// Take this processor into use for threads. It calls [`run_idle`] next.
 pub fn online() {
-    crate::mm::tlb::widen();
+    crate::mm::tlb::online(percpu::this());
     percpu::this().online.store(true, Ordering::SeqCst);
 }
 

@@ -19,7 +19,7 @@ use crate::files::OpenFile;
 use crate::out;
 
 /// Both sides are measured so often, by turns; the medians count.
-pub(super) const ROUNDS: usize = 3;
+pub(super) const ROUNDS: usize = 5;
 
 /// Bytes on the device.
 pub(super) type Piece = (u64, u64);
