@@ -227,10 +227,10 @@ pub(super) fn fill_edges(
     offset: usize,
     len: usize,
 ) -> Result<()> {
-    let block = 1usize << mapping.block_shift();
-    if (offset | len) & (block - 1) == 0 || folio.is_uptodate() {
+    if (offset | len) & (PAGE_SIZE - 1) == 0 || folio.is_uptodate() {
         return Ok(());
     }
+    let block = 1usize << mapping.block_shift();
     let end = offset + len;
     let (first, last) = (offset & !(block - 1), (end - 1) & !(block - 1));
     let touched = Folio::blocks_touched(mapping.block_shift(), offset, end);

@@ -106,7 +106,8 @@ pub(super) fn fill_folio(mapping: &Mapping, folio: &LockedFolio) -> Result<()> {
             break;
         }
         let map = mapping.ops().begin(pos, (length - at) as u64, Purpose::Read)?;
-        let end = folio.offset_of(map.end_bytes().min(size.next_multiple_of(1 << shift)));
+        let block = (1u64 << shift) - 1;
+        let end = folio.offset_of(map.end_bytes().min((size + block) & !block));
         if end <= at {
             return Err(Error::Io);
         }

@@ -308,11 +308,12 @@ impl Folio {
         mask & !(before >> DIRTY_SHIFT) as BlockMask != 0
     }
     /// The pages of which these are blocks: a bit for each, the first page's lowest.
+    #[inline]
     pub(super) fn pages_of_blocks(&self, mask: BlockMask, block_shift: u32) -> u64 {
-        let per_page = 1 << (PAGE_SHIFT - block_shift);
-        if per_page == 1 {
+        if block_shift == PAGE_SHIFT {
             return mask.into();
         }
+        let per_page = 1 << (PAGE_SHIFT - block_shift);
         (0..self.page_count)
             .filter(|page| mask >> (page * per_page) & low_bits(per_page as usize) != 0)
             .fold(0, |pages, page| pages | 1 << page)

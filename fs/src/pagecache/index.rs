@@ -27,26 +27,28 @@ impl Node {
     fn new() -> Box<Self> {
         Box::new(Self { slots: [const { Slot::Empty }; FAN_OUT], used: 0 })
     }
-    /// Put folios into a node of the last level, the first of which it covers, up to one
-    /// that it does not or where there is one already; how many.
-    fn fill(&mut self, folios: &[Arc<Folio>]) -> usize {
-        let Some(first) = folios.first() else { return 0 };
-        let number = first.index() >> BITS;
-        let mut added = 0;
-        for folio in folios.iter().take_while(|f| f.index() >> BITS == number) {
-            let at = slot_of(folio.index(), 0);
-            let slots = &mut self.slots[at..at + folio.page_count() as usize];
-            if slots.iter().any(|slot| !matches!(slot, Slot::Empty)) {
-                break;
+    /// Put a folio into a node of the last level that covers it, unless there is one.
+    #[inline]
+    fn put(&mut self, folio: &Arc<Folio>) -> bool {
+        let at = slot_of(folio.index(), 0);
+        let count = folio.page_count() as usize;
+        if count == 1 {
+            // The usual case, and a hot one.
+            if !matches!(self.slots[at], Slot::Empty) {
+                return false;
             }
-            for (back, slot) in slots.iter_mut().enumerate().skip(1) {
+        } else {
+            let slots = &mut self.slots[at..at + count];
+            if slots.iter().any(|slot| !matches!(slot, Slot::Empty)) {
+                return false;
+            }
+            for (back, slot) in slots.iter_mut().enumerate() {
                 *slot = Slot::Part(back as u8);
             }
-            slots[0] = Slot::Folio(folio.clone());
-            self.used += folio.page_count() as u32;
-            added += 1;
         }
-        added
+        self.slots[at] = Slot::Folio(folio.clone());
+        self.used += count as u32;
+        true
     }
     /// The folio that has slot `at` of a node of the last level.
     #[inline]
@@ -152,18 +154,22 @@ impl Index {
     }
     /// Add a folio; false if there is one already.
     pub(super) fn insert(&mut self, folio: &Arc<Folio>) -> bool {
-        self.insert_run(core::slice::from_ref(folio)) == 1
+        let added = self.make_leaf(folio.index()).put(folio);
+        if added {
+            self.count += folio.page_count();
+        }
+        added
     }
     /// Add folios, in order, up to the first where there is one already; how many. The way
     /// down the tree is walked once for each node of the last level.
     pub(super) fn insert_run(&mut self, folios: &[Arc<Folio>]) -> usize {
         let mut done = 0;
-        while let Some(first) = folios.get(done) {
-            let added = self.make_leaf(first.index()).fill(&folios[done..]);
-            let pages: u64 = folios[done..done + added].iter().map(|f| f.page_count()).sum();
-            self.count += pages;
+        for near in folios.chunk_by(|a, b| a.index() >> BITS == b.index() >> BITS) {
+            let leaf = self.make_leaf(near[0].index());
+            let added = near.iter().take_while(|folio| leaf.put(folio)).count();
+            self.count += near[..added].iter().map(|folio| folio.page_count()).sum::<u64>();
             done += added;
-            if added == 0 {
+            if added < near.len() {
                 break;
             }
         }

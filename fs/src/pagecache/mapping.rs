@@ -49,6 +49,8 @@ pub struct Mapping {
     cache: Arc<PageCache>,
     ops: Arc<dyn Ops>,
     queue: Arc<Queue>,
+    /// log2 of the bytes of a block, at most of a page.
+    block_shift: u32,
     /// The file's size in bytes (i_size).
     size: AtomicU64,
     index: PerCpuRwLock<Index>,
@@ -81,8 +83,10 @@ impl Mapping {
         queue: Arc<Queue>,
         size: u64,
     ) -> Arc<Self> {
+        let block_shift = ops.block_shift().min(PAGE_SHIFT);
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
+            block_shift,
             id,
             cache: cache.clone(),
             ops,
@@ -179,7 +183,7 @@ impl Mapping {
         &self.invalidate
     }
     pub(crate) fn block_shift(&self) -> u32 {
-        self.ops.block_shift().min(PAGE_SHIFT)
+        self.block_shift
     }
 
     // ---- folios
@@ -234,7 +238,11 @@ impl Mapping {
     pub(crate) fn create_batch(&self, range: Range<u64>, mark: Option<u64>) -> Vec<Arc<Folio>> {
         let pages = self.cache.try_alloc_pages((range.end - range.start) as usize);
         let fresh = range.zip(pages).map(|(index, page)| self.new_folio(index, page)).collect();
-        let fresh = self.insert(fresh, |tree, fresh| fresh.retain(|f| tree.insert(f)));
+        let fresh = self.insert(fresh, |tree, fresh| {
+            let before = fresh.len();
+            fresh.retain(|folio| tree.insert(folio));
+            (before - fresh.len()) as u64
+        });
         if let Some(folio) = mark.and_then(|m| fresh.iter().find(|f| f.index() >= m)) {
             folio.set_readahead();
         }
@@ -256,27 +264,25 @@ impl Mapping {
             fresh.push(folio);
         }
         self.insert(fresh, |tree, fresh| {
-            let inserted = tree.insert_run(fresh);
-            fresh.truncate(inserted);
+            let unused = fresh.split_off(tree.insert_run(fresh));
+            unused.iter().map(|folio| folio.page_count()).sum()
         })
     }
     /// A new folio, whose lock the caller has.
     fn new_folio(&self, index: u64, page: Page) -> Arc<Folio> {
         Folio::new_locked(self.me.clone(), index, page).hand_to_transfer()
     }
-    /// Put new folios into the index; those that `insert` keeps.
+    /// Put new folios into the index; those that `insert` keeps. It returns how many pages
+    /// it did not keep.
     fn insert(
         &self,
         mut fresh: Vec<Arc<Folio>>,
-        insert: impl FnOnce(&mut Index, &mut Vec<Arc<Folio>>),
+        insert: impl FnOnce(&mut Index, &mut Vec<Arc<Folio>>) -> u64,
     ) -> Vec<Arc<Folio>> {
         if fresh.is_empty() {
             return fresh;
         }
-        let pages = |fresh: &[Arc<Folio>]| fresh.iter().map(|f| f.page_count()).sum::<u64>();
-        let charged = pages(&fresh);
-        insert(&mut self.index.write(), &mut fresh);
-        let unused = charged - pages(&fresh);
+        let unused = insert(&mut self.index.write(), &mut fresh);
         if unused > 0 {
             self.cache.uncharge(unused);
         }
@@ -523,6 +529,10 @@ impl Mapping {
     /// The pages of a locked folio that lie in `pages`, which nobody maps, are no longer
     /// cached: with none left the folio goes; otherwise their blocks hold nothing.
     fn forget(&self, folio: &LockedFolio, pages: &Range<u64>) {
+        if covers(pages, folio) {
+            self.cancel_dirty(folio);
+            return self.detach(folio);
+        }
         if folio.forget_blocks(self.blocks_in(folio, pages)) {
             let gone = common(&folio.pages(), pages);
             let dirty = self.tags.lock().clear(Tag::Dirty, gone);
@@ -530,7 +540,7 @@ impl Mapping {
         } else {
             self.cancel_dirty(folio);
         }
-        if covers(pages, folio) || (folio.uptodate_blocks() == 0 && !folio.is_mapped()) {
+        if folio.uptodate_blocks() == 0 && !folio.is_mapped() {
             self.detach(folio);
         }
     }

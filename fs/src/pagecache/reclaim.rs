@@ -148,7 +148,7 @@ impl PageCache {
     }
     /// Folios joined the index of a file.
     pub(super) fn inserted(&self, file: u64, folios: &[Arc<Folio>]) {
-        let mut refaults = 0;
+        let (mut refaults, mut pages) = (0, 0);
         let mut lru = self.lru.lock();
         let (_, active) = lru.lengths();
         for folio in folios {
@@ -160,9 +160,10 @@ impl PageCache {
                 }
             }
             lru.add(folio.clone(), folio.is_active());
+            pages += folio.page_count();
         }
         drop(lru);
-        Self::count(&self.statistics.inserted, folios.iter().map(|f| f.page_count()).sum());
+        Self::count(&self.statistics.inserted, pages);
         Self::count(&self.statistics.refaults, refaults);
     }
     /// A folio left the index of its file.

@@ -63,6 +63,14 @@ fn mask(pages: &Range<u64>) -> u64 {
     u64::MAX >> (64 - (pages.end - pages.start)) << (pages.start % 64)
 }
 
+/// How many bits are set; mostly one is, and not every processor can count them.
+fn count(bits: u64) -> u64 {
+    match bits & bits.wrapping_sub(1) {
+        0 => u64::from(bits != 0),
+        _ => bits.count_ones().into(),
+    }
+}
+
 impl Tags {
     fn counter(&mut self, tag: Tag) -> &mut u64 {
         match tag {
@@ -99,7 +107,7 @@ impl Tags {
     pub(super) fn set(&mut self, tag: Tag, first: u64, bits: u64) -> u64 {
         let mask = bits << (first % 64);
         let word = self.heat(first).word(tag);
-        let fresh = (mask & !*word).count_ones().into();
+        let fresh = count(mask & !*word);
         *word |= mask;
         *self.counter(tag) += fresh;
         fresh
@@ -112,16 +120,16 @@ impl Tags {
         debug_assert!(chunk.writeback & mask == 0);
         chunk.dirty &= !mask;
         chunk.writeback |= started;
-        let count = started.count_ones().into();
-        self.dirty -= count;
-        self.writeback += count;
-        count
+        let pages = count(started);
+        self.dirty -= pages;
+        self.writeback += pages;
+        pages
     }
     /// Clear the tag of a folio's pages; for how many it was set.
     pub(super) fn clear(&mut self, tag: Tag, pages: Range<u64>) -> u64 {
         let mask = mask(&pages);
         let word = self.heat(pages.start).word(tag);
-        let was = (mask & *word).count_ones().into();
+        let was = count(mask & *word);
         *word &= !mask;
         *self.counter(tag) -= was;
         was

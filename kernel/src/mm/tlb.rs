@@ -100,7 +100,11 @@ pub(super) fn taken(this: &Cpu, pages: u64) {
     let table = &this.tcg;
     let (entries, pages) = (table.entries.get(), table.pages.get() + pages);
     table.pages.set(pages);
-    if entries != 0 && pages >= entries && entries < frames::total_count() {
+    if entries == 0 || pages < entries {
+        return;
+    }
+    // Frames that come and go are counted again and again: there are not more than are used.
+    if entries < frames::total_count() - frames::free_count() {
         table.pages.set(0);
         table.entries.set(entries * 2);
         // SAFETY: reloads what is loaded.
