@@ -33,7 +33,10 @@ impl<'a> Ahead<'a> {
     fn refill(&mut self, start: u64, end: u64) {
         let pages = page_of(start)..page_of(end);
         let few = pages.end < pages.start + 2 || !start.is_multiple_of(PAGE_SIZE as u64);
-        if few || start > self.mapping.size() || pages.start < self.from {
+        let size = self.mapping.size();
+        // Below the end somebody may wait for them: only if larger folios come of it.
+        let waits = start > size || start < size && self.mapping.cache().folio_pages() == 1;
+        if few || waits || pages.start < self.from {
             return;
         }
         // To a place where a large folio can begin.
