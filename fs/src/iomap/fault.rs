@@ -80,17 +80,29 @@ pub fn fault_around(mapping: &Mapping, range: Range<u64>, map: &mut dyn FnMut(&[
     let folios = mapping.folios();
     let mut pages: Vec<FolioPage<'_>> =
         Vec::with_capacity((end.saturating_sub(range.start)) as usize);
-    folios.for_each_in(range.start..end, &mut |index, folio| {
-        let known = pages.last().is_some_and(|(_, last)| core::ptr::eq(*last, folio));
-        if known || (folio.is_uptodate() && folio.try_lock_in_index()) {
-            pages.push((index, folio));
+    folios.for_each_in(range.start..end, |index, folio, again| {
+        if again {
+            if pages.last().is_some_and(|(last, _)| last + 1 == index) {
+                pages.push((index, folio));
+            }
+        } else if folio.try_lock_in_index() {
+            // Looked at under the lock: some of its pages may just have been invalidated.
+            if folio.is_uptodate() {
+                pages.push((index, folio));
+            } else {
+                folio.unlock_in_index();
+            }
         }
     });
     if !pages.is_empty() {
         map(&pages);
     }
-    for same in pages.chunk_by(|(_, a), (_, b)| core::ptr::eq(*a, *b)) {
-        same[0].1.unlock_in_index();
+    let mut unlocked = core::ptr::null();
+    for (_, folio) in pages {
+        if !core::ptr::eq(unlocked, folio) {
+            unlocked = folio;
+            folio.unlock_in_index();
+        }
     }
 }
 

@@ -114,20 +114,28 @@ impl Index {
             }
         }
     }
-    /// Call `each` for the pages of `range` that have a folio, in order; the way down the
-    /// tree is walked once for each node of the last level.
+    /// Call `each(page, folio, again)` for the pages of `range` that have a folio, in order;
+    /// again: it is that of the page before. The way down the tree is walked once for each
+    /// node of the last level.
     pub(crate) fn for_each_in<'a>(
         &'a self,
         range: core::ops::Range<u64>,
-        each: &mut dyn FnMut(u64, &'a Folio),
+        mut each: impl FnMut(u64, &'a Folio, bool),
     ) {
         let mut at = range.start;
         while at < range.end && self.covers(at) {
             let stop = range.end.min((at | (FAN_OUT as u64 - 1)).saturating_add(1));
             if let Some(node) = self.leaf(at) {
-                for index in at..stop {
-                    if let Some(folio) = node.folio(slot_of(index, 0)) {
-                        each(index, folio);
+                let slots = node.slots[slot_of(at, 0)..=slot_of(stop - 1, 0)].iter();
+                for (slot, index) in slots.zip(at..) {
+                    match slot {
+                        Slot::Folio(folio) => each(index, folio, false),
+                        Slot::Part(_) => {
+                            if let Some(folio) = node.folio(slot_of(index, 0)) {
+                                each(index, folio, index > range.start);
+                            }
+                        }
+                        _ => {}
                     }
                 }
             }
@@ -333,7 +341,9 @@ mod tests {
             index.collect(0..u64::MAX, usize::MAX).iter().flat_map(|f| f.pages()).collect();
         assert_eq!(all, model.keys().copied().collect::<Vec<_>>());
         let mut each = Vec::new();
-        index.for_each_in(3..5000, &mut |page, folio| {
+        index.for_each_in(3..5000, |page, folio, again| {
+            let before = model.get(&(page - 1)).filter(|_| page > 3);
+            assert_eq!(again, before.is_some_and(|f| core::ptr::eq(&**f, folio)));
             assert!(model.get(&page).is_some_and(|f| core::ptr::eq(&**f, folio)));
             each.push(page);
         });
