@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use holdfast_fs::vfs::OpenFlags;
-use support::{Guest, image, scratch, tool};
+use support::{Guest, image, in_the_guests_words, on_host, scratch, tool};
 
 const NEW: OpenFlags = OpenFlags::WRONLY.union(OpenFlags::CREAT);
 
@@ -34,21 +34,11 @@ impl Both {
     fn same(&self, lines: &str) {
         for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let words: Vec<&str> = line.split_whitespace().collect();
-            let host = Command::new("sh")
-                .args(["-c", "umask 022; exec \"$@\"", "sh"])
-                .args(&words)
-                .current_dir(&self.host)
-                .env_clear()
-                .env("LC_ALL", "C")
-                .env("TZ", "UTC")
-                .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-                .output()
-                .unwrap_or_else(|e| panic!("sh is needed for this test: {e}"));
+            let mut command = Command::new("sh");
+            command.args(["-c", "umask 022; exec \"$@\"", "sh"]).args(&words);
+            let host = on_host(&mut command, &self.host);
             let guest = self.guest.run(&words);
-            let said = String::from_utf8_lossy(&host.stderr).replace(" --help'", "'");
-            let said =
-                said.replace(&format!("Try '{}'", words[0]), &format!("Try 'help {}'", words[0]));
-            assert_eq!(guest.errors(), said, "{line}");
+            assert_eq!(guest.errors(), in_the_guests_words(&host.stderr, words[0]), "{line}");
             // Bytes are called characters where they are the same.
             let shown =
                 String::from_utf8_lossy(&host.stdout).replace(" differ: char ", " differ: byte ");

@@ -74,10 +74,10 @@ impl Memory for KernelMemory {
         Some(Arc::new(Frames { phys, count: 1 }))
     }
     fn alloc_run(&self, count: usize) -> Option<Page> {
-        let phys = match count {
-            1 => frames::alloc_for_cache()?,
-            _ => frames::alloc_run_for_cache(count)?,
-        };
+        if count == 1 {
+            return self.alloc_page();
+        }
+        let phys = frames::alloc_run_for_cache(count)?;
         Some(Arc::new(Frames { phys, count }))
     }
     fn free_pages(&self) -> u64 {

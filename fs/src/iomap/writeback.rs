@@ -43,16 +43,17 @@ pub(crate) fn write_pages(mapping: &Mapping, range: Range<u64>, mode: Mode, budg
     let (mut from, mut written) = (range.start, 0);
     while written < budget {
         let batch = mapping.some_dirty(from..range.end, BATCH.min(budget - written) as usize);
-        let Some(last) = batch.last() else { break };
-        let stop = last + 1;
+        if batch.is_empty() {
+            break;
+        }
         for index in batch {
+            // Not of a folio that was written already.
             if index >= from {
                 let (pages, end) = writer.write(index);
                 written += pages;
                 from = end;
             }
         }
-        from = from.max(stop);
     }
     writer.submit();
     if mode == Mode::Sync {

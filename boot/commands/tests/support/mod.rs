@@ -3,7 +3,7 @@
 #![allow(dead_code)] // every test uses another part of it
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -52,6 +52,24 @@ impl Ran {
     pub fn errors(&self) -> String {
         String::from_utf8_lossy(&self.err).into_owned()
     }
+}
+
+/// Run a command of the host in `dir`, with the guest's settings: none, English, UTC.
+pub fn on_host(command: &mut Command, dir: &Path) -> Output {
+    command
+        .current_dir(dir)
+        .env_clear()
+        .env("LC_ALL", "C")
+        .env("TZ", "UTC")
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .output()
+        .unwrap_or_else(|e| panic!("{:?} is needed for this test: {e}", command.get_program()))
+}
+
+/// What the guest's `program` is to say where the host's said this.
+pub fn in_the_guests_words(errors: &[u8], program: &str) -> String {
+    let said = String::from_utf8_lossy(errors).replace(" --help'", "'");
+    said.replace(&format!("Try '{program}'"), &format!("Try 'help {program}'"))
 }
 
 /// A mounted image and a process on it.
