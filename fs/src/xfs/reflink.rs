@@ -15,7 +15,7 @@
 
 use core::ops::Range;
 
-use super::bmap::{self, extents_of};
+use super::bmap::{self, extents_of, punch_reserved};
 use super::inode::{ForkKind, Inode};
 use super::inode_item::LockedInode;
 use super::ondisk::bmbt::{Extent, MAX_BLOCKS};
@@ -143,6 +143,8 @@ impl Inode {
         self.mark_reflink()?;
         let end = FileBlock(at.0 + (range.end.0 - range.start.0));
         self.cancel_cow(at..end)?;
+        // What was reserved ahead behind the end of the file lies there without any data.
+        punch_reserved(&mut self.lock_exclusive(), ForkKind::Data, at..end);
         let mut from = range.start;
         while from < range.end {
             let next = source.next_written(from..range.end)?;

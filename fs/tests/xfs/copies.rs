@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use holdfast_fs::iomap::MapKind;
 use holdfast_fs::platform::VirtAddr;
-use holdfast_fs::syscall::{FallocateMode, Fd, MapFlags, MsyncFlags, OpenFlags, Process, Prot};
+use holdfast_fs::syscall::{
+    FallocateMode, Fd, FiemapFlags, MapFlags, MsyncFlags, OpenFlags, Process, Prot,
+};
 use holdfast_fs::xfs::FsXattr;
 
 use crate::volume::{Volume, mkfs};
@@ -287,4 +289,46 @@ fn who_shares_nothing_any_more_says_so() {
     check(p, b"/c", &[(65536, 4096)], 256 * KIB);
     let image = v.finish();
     assert_eq!(inos.map(|ino| flag(&image, ino)), [1, 1, 1]);
+}
+
+/// What is shared behind the end of a file takes the place of what was reserved there for
+/// the file to grow into: nothing is allocated over it when the file does.
+#[test]
+fn a_clone_behind_the_end_replaces_what_is_reserved_there() {
+    let v = Volume::over(&mkfs(40, &["-b", "size=1024"]));
+    let p = &v.process;
+    let source = v.create(b"/source").unwrap();
+    p.pwrite(source, &[b'A'; 1024], 0).unwrap();
+    let fd = v.create(b"/grows").unwrap();
+    let reserved = || {
+        let mut all = Vec::new();
+        p.fiemap(fd, 0, 1 << 40, false, &mut |e| {
+            if e.flags.contains(FiemapFlags::DELALLOC) {
+                all.push(e.logical..e.logical + e.length);
+            }
+            true
+        })
+        .unwrap();
+        all
+    };
+    let mut size = 0;
+    while reserved().last().is_none_or(|r| r.end < size + 16 * KIB) {
+        p.pwrite(fd, &[b'A'; 4096], size).unwrap();
+        size += 4096;
+    }
+    let at = size + 3 * KIB;
+    p.ficlonerange(fd, source, 0, 1024, at).unwrap();
+    assert!(reserved().iter().all(|r| r.end <= at || at < r.start), "{:?}", reserved());
+    // The copied block has one owner now, and the file grows over what is reserved behind.
+    p.ftruncate(source, 0).unwrap();
+    p.pwrite(fd, &[b'A'; 8192], at + 1024).unwrap();
+    p.pwrite(fd, &[b'A'; 3072], size).unwrap();
+    p.fsync(fd).unwrap();
+    v.fs.drop_caches();
+    check(p, b"/grows", &[], at + 9216);
+    p.close(source).unwrap();
+    p.close(fd).unwrap();
+    let v = Volume::over(&v.finish());
+    check(&v.process, b"/grows", &[], at + 9216);
+    v.finish();
 }

@@ -402,8 +402,13 @@ pub(super) fn convert(
     Ok(())
 }
 
-/// Put other blocks in the place of all that the data fork has in the extent's range:
-/// what was there is given back. At most a few extents.
+/// Is nothing reserved in `range` of the data fork?
+fn none_reserved(ip: &LockedInode<'_>, range: &Range<FileBlock>) -> bool {
+    ip.delayed.data.at_or_after(range.start).is_none_or(|d| d.offset >= range.end)
+}
+
+/// Put other blocks in the place of all that the data fork has in the extent's range,
+/// where nothing is reserved: what was there is given back. At most a few extents.
 ///
 /// # Errors
 /// As those of [`replace`].
@@ -413,6 +418,7 @@ pub(in crate::xfs) fn remap(
     extent: Extent,
 ) -> Result<()> {
     let range = extent.offset..extent.end();
+    debug_assert!(none_reserved(ip, &range), "{}: {extent:?} over a reservation", ip.ino());
     let before: Vec<Extent> = list(ip, ForkKind::Data)
         .iter_from(range.start)
         .take_while(|e| e.offset < range.end)
@@ -428,7 +434,7 @@ pub(in crate::xfs) fn remap(
 }
 
 /// Move an extent of the data fork to another place in the file. All between the two
-/// places is a hole.
+/// places is a hole, with nothing reserved.
 ///
 /// # Errors
 /// As those of [`replace`].
@@ -440,6 +446,7 @@ pub(in crate::xfs) fn move_extent(
 ) -> Result<()> {
     let moved = Extent { offset, ..extent };
     let range = extent.offset.min(offset)..extent.end().max(moved.end());
+    debug_assert!(none_reserved(ip, &range), "{}: {moved:?} over a reservation", ip.ino());
     replace(tp, ip, ForkKind::Data, range, &[moved])?;
     defer_rmap(tp, ip, ForkKind::Data, Reverse::Unmap, extent);
     defer_rmap(tp, ip, ForkKind::Data, Reverse::Map, moved);
