@@ -1,10 +1,12 @@
 # Runs in the Linux guest: fills /dev/vda with whatever Linux can make and a
-# reader can get wrong. Everything is the same at every run but timestamps.
+# reader can get wrong. Everything is the same at every run but timestamps. What it
+# prints tells how far it came.
 set -e
 mount -t xfs /dev/vda /mnt
 cd /mnt
 
 # Names.
+echo names
 mkdir names
 for name in 'with blank' "quote'd" 'double"d' 'back\slash' '$dollar' '#hash' '-dash' '*' '~' 'é' '&' 'tab	bed'; do
     echo "$name" > "names/$name"
@@ -18,6 +20,7 @@ mkdir -p $deep
 echo bottom > $deep/bottom
 
 # Directories: in the inode, one block, leaves, nodes; with and without gaps.
+echo directories
 mkdir dir_few dir_block dir_leaf dir_node dir_gaps dir_emptied
 fill() {
     i=0
@@ -36,6 +39,7 @@ fill dir_emptied 1500 an_entry_that_is_removed_
 find dir_emptied -type f -print0 | xargs -0 rm
 
 # Contents: lengths around every border, many small files.
+echo contents
 mkdir sizes small
 for length in 1 511 512 513 1023 1024 1025 4095 4096 4097 65535 65537 1000003; do
     xfs_io -f -c "pwrite -q -S $((length % 251 + 1)) 0 $length" sizes/$length
@@ -48,6 +52,7 @@ done
 
 # Extents: thousands of holes, two files in each other's way, unwritten
 # parts, far ends.
+echo extents
 mkdir extents
 xfs_io -f -c 'pwrite -q -S 0x31 0 16m' -c fsync extents/punched
 i=0
@@ -78,6 +83,7 @@ xfs_io -f -c 'truncate 5m' extents/hole_only
 xfs_io -f -c 'pwrite -q -S 0x44 0 3m' -c 'fzero 1m 1m' -c 'truncate 2500001' extents/zeroed
 
 # Shared extents, where the file system has them.
+echo shared extents
 mkdir shared
 xfs_io -f -c 'pwrite -q -S 0x51 0 2m' -c fsync shared/source
 if xfs_io -f -c 'reflink shared/source' shared/clone > /dev/null 2>&1; then
@@ -86,6 +92,7 @@ if xfs_io -f -c 'reflink shared/source' shared/clone > /dev/null 2>&1; then
 fi
 
 # Links and special files.
+echo links
 mkdir links
 ln small/1 links/hard
 echo target > links/target
@@ -101,11 +108,13 @@ chmod 4751 links/target
 chown 1234:4321 links/hard
 
 # Times before the epoch, after 2038.
+echo times
 mkdir times
 touch -d '1960-02-03 04:05:06' times/before
 touch -d '2100-01-02 03:04:05' times/after
 
 # Extended attributes: in the inode, in leaves, in nodes, with values elsewhere.
+echo attributes
 mkdir attributes
 value() {
     head -c $1 /dev/zero | tr '\0' "$2" | xxd -p | tr -d '\n'
@@ -134,4 +143,5 @@ done
 setfattr -n user.directory -v here attributes
 setfattr -h -n trusted.link -v there links/near
 cd /
+echo unmounting
 umount /mnt

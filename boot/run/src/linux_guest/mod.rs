@@ -15,6 +15,7 @@
 
 mod cpio;
 mod modules;
+mod monitor;
 pub mod prepare;
 
 use std::fs;
@@ -174,17 +175,21 @@ impl Job<'_> {
         let console = scratch.path().join("console");
         let output = scratch.path().join("output");
         fs::write(&initrd, self.initrd()?).context("cannot write the initial RAM disk")?;
+        let socket = scratch.path().join("monitor");
         let mut command = self.command(&initrd, &console, &output);
+        command.args(monitor::arguments(&socket));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut qemu = Running::start(&mut command)?;
         let noise = qemu.child().stderr.take().context("QEMU has no standard error")?;
-        let (ended, noise) = std::thread::scope(|scope| {
+        let (ended, state, noise) = std::thread::scope(|scope| {
             let noise = scope.spawn(|| read_all(noise));
             let ended = qemu.wait(Some(self.limit));
+            let mut state = String::new();
             if !matches!(ended, Ok(Some(_))) {
+                state = monitor::state(&socket);
                 qemu.kill();
             }
-            (ended, noise.join().unwrap_or_default())
+            (ended, state, noise.join().unwrap_or_default())
         });
         let output = fs::read(&output).unwrap_or_default();
         let console = fs::read(&console).unwrap_or_default();
@@ -196,7 +201,7 @@ impl Job<'_> {
                 None => format!("time-out after {} s", self.limit.as_secs()),
             };
             let log = format!(
-                "{}\n{}\n{}",
+                "{}\n{state}\n{}\n{}",
                 String::from_utf8_lossy(&noise),
                 process::last(&console, 30),
                 process::last(&String::from_utf8_lossy(&output), 10)
