@@ -57,6 +57,16 @@ fn is_url(text: &str) -> bool {
         && scheme.chars().all(letters)
 }
 
+/// A value within an option: QEMU splits at commas, a doubled one stands for itself.
+pub fn escaped(value: &str) -> String {
+    value.replace(',', ",,")
+}
+
+/// A path within an option.
+pub fn escaped_path(path: &Path) -> String {
+    escaped(&path.to_string_lossy())
+}
+
 impl Disk {
     /// The `-drive` value that defines block node `id`, or `None` for a node
     /// that the user defines.
@@ -68,8 +78,7 @@ impl Disk {
                 (path.to_string_lossy().into_owned(), takes_direct_io(path, readonly))
             }
         };
-        // Within an option QEMU splits at commas; a doubled one stands for itself.
-        let mut drive = format!("if=none,id={id},format=raw,file={}", file.replace(',', ",,"));
+        let mut drive = format!("if=none,id={id},format=raw,file={}", escaped(&file));
         drive.push_str(match cache {
             Cache::None if direct => ",cache=none,aio=native",
             Cache::None | Cache::Writeback => ",cache=writeback",

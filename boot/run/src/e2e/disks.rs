@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::harness::{Holdfast, Image, same};
+use crate::disk::escaped_path;
 use crate::image::{FILL, Recipe, fill};
 use crate::judge::Grub;
 use crate::pattern;
@@ -79,7 +80,7 @@ fn nbd_url(workspace: &Workspace) -> Result<()> {
     let place = tempfile::tempdir()?;
     let socket = place.path().join("nbd");
     let mut command = Command::new(tools::need(&DAEMON)?);
-    let file = image.path.to_string_lossy().replace(',', ",,");
+    let file = escaped_path(&image.path);
     command.args(["--blockdev", &format!("driver=file,node-name=disk,filename={file}")]);
     let server = format!("addr.type=unix,addr.path={}", socket.display());
     command.args(["--nbd-server", &server]);

@@ -26,7 +26,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::cli::{LinuxOptions, Options};
-use crate::disk::{Cache, Disk};
+use crate::disk::{Cache, Disk, escaped_path};
 use crate::failure::{Failure, STATUS_TIME_OUT};
 use crate::process::{self, Running};
 use crate::workspace::Workspace;
@@ -175,7 +175,10 @@ impl Job<'_> {
         let console = scratch.path().join("console");
         let output = scratch.path().join("output");
         fs::write(&initrd, self.initrd()?).context("cannot write the initial RAM disk")?;
-        let socket = scratch.path().join("monitor");
+        // The path of a socket may have no more than 107 bytes.
+        let place = tempfile::tempdir().context("no directory for QEMU's monitor")?;
+        process::remove_on_signal(place.path());
+        let socket = place.path().join("monitor");
         let mut command = self.command(&initrd, &console, &output);
         command.args(monitor::arguments(&socket));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -233,8 +236,7 @@ impl Job<'_> {
         command.args(["-M", "q35", "-accel", "tcg", "-cpu", "max,-cx16", "-smp", "2"]);
         command.args(["-m", &format!("{}k", self.memory_bytes / 1024)]);
         // Files, because a console drops what a pipe cannot take at once.
-        let path = |path: &Path| path.to_string_lossy().replace(',', ",,");
-        let chardev = |id: &str, file: &Path| format!("file,id={id},path={}", path(file));
+        let chardev = |id: &str, file: &Path| format!("file,id={id},path={}", escaped_path(file));
         command.args(["-chardev", &chardev("log", console), "-serial", "chardev:log"]);
         command.args(["-chardev", &chardev("out", output)]);
         command.args(["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=out"]);

@@ -9,13 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use crate::disk::escaped_path;
+
 /// How long QEMU may take for an answer. One that has hung itself gives none.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// QEMU's arguments for a monitor at this socket.
 pub fn arguments(socket: &Path) -> [String; 2] {
-    let path = socket.to_string_lossy().replace(',', ",,");
-    ["-qmp".into(), format!("unix:{path},server=on,wait=off")]
+    ["-qmp".into(), format!("unix:{},server=on,wait=off", escaped_path(socket))]
 }
 
 /// The machine's state, and of each processor what it is about to execute.

@@ -402,11 +402,6 @@ pub(super) fn convert(
     Ok(())
 }
 
-/// Is nothing reserved in `range` of the data fork?
-fn none_reserved(ip: &LockedInode<'_>, range: &Range<FileBlock>) -> bool {
-    ip.delayed.data.at_or_after(range.start).is_none_or(|d| d.offset >= range.end)
-}
-
 /// Put other blocks in the place of all that the data fork has in the extent's range,
 /// where nothing is reserved: what was there is given back. At most a few extents.
 ///
@@ -418,7 +413,7 @@ pub(in crate::xfs) fn remap(
     extent: Extent,
 ) -> Result<()> {
     let range = extent.offset..extent.end();
-    debug_assert!(none_reserved(ip, &range), "{}: {extent:?} over a reservation", ip.ino());
+    debug_assert!(!ip.delayed.data.touches(&range), "{}: {extent:?} over a reservation", ip.ino());
     let before: Vec<Extent> = list(ip, ForkKind::Data)
         .iter_from(range.start)
         .take_while(|e| e.offset < range.end)
@@ -446,7 +441,7 @@ pub(in crate::xfs) fn move_extent(
 ) -> Result<()> {
     let moved = Extent { offset, ..extent };
     let range = extent.offset.min(offset)..extent.end().max(moved.end());
-    debug_assert!(none_reserved(ip, &range), "{}: {moved:?} over a reservation", ip.ino());
+    debug_assert!(!ip.delayed.data.touches(&range), "{}: {moved:?} over a reservation", ip.ino());
     replace(tp, ip, ForkKind::Data, range, &[moved])?;
     defer_rmap(tp, ip, ForkKind::Data, Reverse::Unmap, extent);
     defer_rmap(tp, ip, ForkKind::Data, Reverse::Map, moved);

@@ -184,8 +184,7 @@ pub(in crate::xfs) fn punch_reserved(
     fork: ForkKind,
     range: Range<FileBlock>,
 ) {
-    let touched = ip.delayed.reserved(fork).at_or_after(range.start);
-    if touched.is_none_or(|d| d.offset >= range.end) {
+    if !ip.delayed.reserved(fork).touches(&range) {
         return;
     }
     ip.bump_sequence(fork);

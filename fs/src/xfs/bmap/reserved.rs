@@ -133,6 +133,10 @@ impl Reserved {
     pub fn before(&self, block: FileBlock) -> Option<Delalloc> {
         self.ranges.before(block).copied()
     }
+    /// Is any block of `range` reserved?
+    pub fn touches(&self, range: &Range<FileBlock>) -> bool {
+        self.at_or_after(range.start).is_some_and(|d| d.offset < range.end)
+    }
     /// The first block behind the last range.
     pub fn end(&self) -> FileBlock {
         self.ranges.end()
