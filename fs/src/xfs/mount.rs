@@ -299,8 +299,13 @@ impl Mount {
     /// The device's; shut down.
     pub fn unmount(&self) -> Result<()> {
         let Some(log) = &self.log else { return Ok(()) };
-        let result = self.settle(log);
+        // The thread first: it may cover the log, and that is a change behind the last push.
         log.stop();
+        let result = self.settle(log);
+        if result.is_err() {
+            // What a shutdown left behind, now that there is no thread to see to it.
+            log.stop();
+        }
         result
     }
     fn settle(&self, log: &Arc<Log>) -> Result<()> {

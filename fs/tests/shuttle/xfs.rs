@@ -1,13 +1,15 @@
 //! The metadata buffer cache under a deterministic scheduler: readers of the same block,
 //! a device that ends requests on a thread of its own, and somebody who takes unused
-//! blocks away.
+//! blocks away. And the log's thread, which covers an idle log while somebody unmounts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::xfs_support::{disk_with, image, mount_disk};
+use crate::volume::Volume;
+use crate::xfs_support::{disk_with, image, mount_bytes, mount_disk};
 use holdfast_fs::block::{Completion, MemDiskConfig};
 use holdfast_fs::xfs::Mount;
+use holdfast_fs::xfs::log::head::LogState;
 use holdfast_sync::thread::{Priority, spawn, yield_now};
 
 /// How often a block had to be read again after it was taken away, over all schedules.
@@ -54,4 +56,36 @@ fn readers_share_one_read() {
     assert!(SHARED.load(Ordering::Relaxed) > 300);
     shuttle::check_random(move || scenario(&image, true), 300);
     assert!(READ_AGAIN.load(Ordering::Relaxed) > 0, "no schedule took a block away in between");
+}
+
+/// A change, and an unmount at about the time when the log's thread finds that nothing
+/// happens any more.
+fn unmounted_while_idle(image: &Arc<Vec<u8>>) {
+    let v = Volume::over(image);
+    let mount = v.fs.mount();
+    mount.log().expect("a log").set_interval_ns(1);
+    mount.start();
+    v.touch(b"/file").expect("space");
+    v.process.sync();
+    let left = v.unmount();
+    let again = mount_bytes(left, true).expect("it mounts");
+    assert!(matches!(again.log_state(), LogState::Clean { .. }), "{:?}", again.log_state());
+}
+
+/// What covers the log is a change, too: none may come behind the last one that an unmount
+/// waits for.
+///
+/// ```text
+/// unmount                             the log's thread
+/// everything is in place
+///                                     nothing to replay: logs the superblock   (1)
+/// the last record; after (1) there is
+/// what is not in place: "busy"
+///                                     logs the superblock: the log is dirty    (2)
+/// ends the thread
+/// ```
+#[test]
+fn nobody_covers_the_log_behind_an_unmount() {
+    let image = image(16, &[]);
+    shuttle::check_random(move || unmounted_while_idle(&image), 300);
 }
