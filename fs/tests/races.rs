@@ -6,6 +6,8 @@
 //! schedules.
 #![cfg(feature = "lab")]
 
+#[cfg(feature = "shuttle")]
+mod schedules;
 mod support;
 
 use std::sync::Arc;
@@ -28,7 +30,7 @@ const SCHEDULES: usize = 40;
 /// Run a scenario, under every schedule that is tried.
 fn explore(scenario: impl Fn() + Send + Sync + 'static) {
     #[cfg(feature = "shuttle")]
-    shuttle::check_random(scenario, SCHEDULES);
+    schedules::random(scenario, SCHEDULES);
     #[cfg(not(feature = "shuttle"))]
     scenario();
 }

@@ -5,6 +5,8 @@
 mod machine;
 #[path = "../mapped/mod.rs"]
 mod mapped;
+#[path = "../schedules/mod.rs"]
+mod schedules;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../volume/mod.rs"]

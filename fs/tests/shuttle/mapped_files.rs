@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::mapped::{RW, World};
+use crate::schedules;
 use holdfast_fs::block::Completion;
 use holdfast_fs::mm::{MapFlags, MsyncFlags};
 use holdfast_fs::platform::{PAGE_SIZE, PageTable};
@@ -205,32 +206,32 @@ fn copy_against_eviction() {
 
 #[test]
 fn no_store_is_lost_to_writeback() {
-    shuttle::check_random(store_against_writeback, SCHEDULES);
-    shuttle::check_pct(store_against_writeback, SCHEDULES, 3);
+    schedules::random(store_against_writeback, SCHEDULES);
+    schedules::pct(store_against_writeback, SCHEDULES);
     assert!(REFAULTED.load(Ordering::Relaxed) > 0, "writeback never met a store");
 }
 
 #[test]
 fn no_store_is_lost_to_eviction() {
-    shuttle::check_random(store_against_eviction, SCHEDULES);
-    shuttle::check_pct(store_against_eviction, SCHEDULES, 3);
+    schedules::random(store_against_eviction, SCHEDULES);
+    schedules::pct(store_against_eviction, SCHEDULES);
     assert!(DROPPED.load(Ordering::Relaxed) > 0, "nothing was evicted");
 }
 
 #[test]
 fn unmapping_and_eviction_agree() {
-    shuttle::check_random(unmap_against_eviction, SCHEDULES);
-    shuttle::check_pct(unmap_against_eviction, SCHEDULES, 3);
+    schedules::random(unmap_against_eviction, SCHEDULES);
+    schedules::pct(unmap_against_eviction, SCHEDULES);
 }
 
 #[test]
 fn a_cut_mapping_is_known_to_writeback() {
-    shuttle::check_random(cut_against_writeback, SCHEDULES);
-    shuttle::check_pct(cut_against_writeback, SCHEDULES, 3);
+    schedules::random(cut_against_writeback, SCHEDULES);
+    schedules::pct(cut_against_writeback, SCHEDULES);
 }
 
 #[test]
 fn a_private_page_is_copied_once() {
-    shuttle::check_random(copy_against_eviction, SCHEDULES);
-    shuttle::check_pct(copy_against_eviction, SCHEDULES, 3);
+    schedules::random(copy_against_eviction, SCHEDULES);
+    schedules::pct(copy_against_eviction, SCHEDULES);
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::schedules;
 use crate::support::EndingSource;
 use crate::support::model_world::{ModelWorld, Open};
 use holdfast_fs::block::Completion;
@@ -181,9 +182,8 @@ fn direct_writes_and_readers() {
 }
 
 fn explore(scenario: fn()) {
-    let schedules = std::env::var("SHUTTLE_ITERATIONS").map_or(SCHEDULES, |n| n.parse().unwrap());
-    shuttle::check_random(scenario, schedules);
-    shuttle::check_pct(scenario, schedules, 3);
+    schedules::random(scenario, SCHEDULES);
+    schedules::pct(scenario, SCHEDULES);
 }
 
 #[test]

@@ -4,11 +4,11 @@
 //! ```text
 //! cargo test -p holdfast-fs --features shuttle --test shuttle names
 //! ```
-//! `HOLDFAST_NAMES_SCHEDULES` times as many schedules are tried as usual.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::schedules::{any, explore};
 use crate::volume::{Volume, mkfs, repair};
 use crate::xfsprogs::{Scratch, mkfs as mkfs_from};
 use holdfast_fs::syscall::OpenFlags;
@@ -19,25 +19,7 @@ use holdfast_fs::xfs::ondisk::superblock::CRC_OFFSET;
 use holdfast_fs::xfs::types::AgNumber;
 use holdfast_fs::xfs::{Ino, Inode};
 use holdfast_sync::thread::{Priority, spawn};
-use shuttle::scheduler::{RandomScheduler, Schedule, Scheduler, Task, TaskId};
-use shuttle::{Config, MaxSteps, Runner};
-
-/// So many schedules, or as many times more as somebody wants.
-fn schedules(usual: usize) -> usize {
-    let times = std::env::var("HOLDFAST_NAMES_SCHEDULES").ok().and_then(|n| n.parse().ok());
-    usual * times.unwrap_or(1)
-}
-
-/// Who takes more steps than this waits for ever.
-fn explore(
-    scheduler: impl Scheduler + 'static,
-    most_steps: usize,
-    scenario: impl Fn() + Send + Sync + 'static,
-) {
-    let mut config = Config::new();
-    config.max_steps = MaxSteps::FailAfter(most_steps);
-    Runner::new(scheduler, config).run(scenario);
-}
+use shuttle::scheduler::{RoundRobinScheduler, Schedule, Scheduler, Task, TaskId};
 
 /// Lets the first thread that is spawned run up to some step of its, then the others as far
 /// as they get, then the rest: a schedule for each step there is.
@@ -116,7 +98,7 @@ fn changed(
 ) -> Arc<Vec<u8>> {
     let changed = Arc::new(Mutex::new(None));
     let result = changed.clone();
-    explore(RandomScheduler::new(1), usize::MAX, move || {
+    explore(RoundRobinScheduler::new(1), usize::MAX, move || {
         *result.lock().expect("one thread") = Some(change(Volume::over(&image)));
     });
     let mut changed = changed.lock().expect("one thread");
@@ -193,7 +175,7 @@ fn makers(image: &Arc<Vec<u8>>) {
 fn a_new_chunk_has_an_inode_for_who_made_it() {
     let image = without_a_free_inode();
     let crumbled = changed(image.clone(), crumble);
-    explore(RandomScheduler::new(schedules(200)), 1_000_000, move || makers(&image));
+    explore(any(200), 1_000_000, move || makers(&image));
     explore(Interrupted::default(), 1_000_000, move || makers(&crumbled));
 }
 
@@ -309,8 +291,8 @@ fn several_inodes(image: &Arc<Vec<u8>>, thread: bool) {
 fn nobody_waits_for_an_inode_with_the_tail_in_his_hands() {
     let image = with_a_tiny_log();
     let again = image.clone();
-    explore(RandomScheduler::new(schedules(8)), STEPS, move || several_inodes(&image, false));
-    explore(RandomScheduler::new(schedules(8)), STEPS, move || several_inodes(&again, true));
+    explore(any(8), STEPS, move || several_inodes(&image, false));
+    explore(any(8), STEPS, move || several_inodes(&again, true));
     let laps = LAPS.load(Ordering::Relaxed);
     println!("{laps} laps of the log");
     assert!(laps > 0, "the log was never full");

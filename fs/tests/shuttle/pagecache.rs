@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::schedules;
 use crate::support::{FlatFile, Stack};
 use holdfast_fs::block::{Completion, MemDisk, MemDiskConfig, Sector};
 use holdfast_fs::locks;
@@ -89,8 +90,7 @@ fn scenario() {
 
 #[test]
 fn no_schedule_loses_a_byte() {
-    let iterations = std::env::var("SHUTTLE_ITERATIONS").map_or(300, |n| n.parse().unwrap());
-    shuttle::check_random(scenario, iterations);
+    schedules::random(scenario, 300);
     for (name, counter) in [("evicted", &EVICTED), ("cleaned", &CLEANED), ("stale", &STALE)] {
         let n = counter.load(Ordering::Relaxed);
         println!("{name}: {n}");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::machine::Machine;
+use crate::schedules;
 use holdfast_fs::syscall::OpenFlags;
 use holdfast_sync::thread::{Priority, spawn};
 
@@ -77,12 +78,12 @@ fn read_against_close() {
 
 #[test]
 fn one_file_has_one_cache() {
-    shuttle::check_random(write_and_reopen_against_eviction, SCHEDULES);
-    shuttle::check_pct(write_and_reopen_against_eviction, SCHEDULES, 3);
+    schedules::random(write_and_reopen_against_eviction, SCHEDULES);
+    schedules::pct(write_and_reopen_against_eviction, SCHEDULES);
     assert!(EVICTED.load(Ordering::Relaxed) > 0, "no inode was evicted");
 }
 
 #[test]
 fn a_closed_descriptor_is_bad_and_nothing_worse() {
-    shuttle::check_random(read_against_close, SCHEDULES);
+    schedules::random(read_against_close, SCHEDULES);
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::schedules;
 use crate::volume::Volume;
 use crate::xfs_support::{disk_with, image, mount_bytes, mount_disk};
 use holdfast_fs::block::{Completion, MemDiskConfig};
@@ -52,9 +53,9 @@ fn scenario(image: &Arc<Vec<u8>>, shrinking: bool) {
 fn readers_share_one_read() {
     let image = image(16, &[]);
     let quiet = image.clone();
-    shuttle::check_random(move || scenario(&quiet, false), 300);
+    schedules::random(move || scenario(&quiet, false), 300);
     assert!(SHARED.load(Ordering::Relaxed) > 300);
-    shuttle::check_random(move || scenario(&image, true), 300);
+    schedules::random(move || scenario(&image, true), 300);
     assert!(READ_AGAIN.load(Ordering::Relaxed) > 0, "no schedule took a block away in between");
 }
 
@@ -87,5 +88,5 @@ fn unmounted_while_idle(image: &Arc<Vec<u8>>) {
 #[test]
 fn nobody_covers_the_log_behind_an_unmount() {
     let image = image(16, &[]);
-    shuttle::check_random(move || unmounted_while_idle(&image), 300);
+    schedules::random(move || unmounted_while_idle(&image), 300);
 }

@@ -285,15 +285,20 @@ mod host {
 #[cfg(feature = "shuttle")]
 mod scheduled {
     use super::*;
+    use crate::schedules;
+    use shuttle::rand::{Rng, thread_rng};
 
+    /// Follows from the schedule's own.
+    fn seed() -> u64 {
+        thread_rng().gen_range(1..u64::MAX)
+    }
     fn explore(
-        schedules: usize,
+        usual: usize,
         thread: bool,
         log_blocks: u32,
         load: Load,
         completion: Completion,
     ) -> u64 {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
         static WAITS: AtomicU64 = AtomicU64::new(0);
         let image = mkfs(16, &[]);
         let before = WAITS.load(Ordering::Relaxed);
@@ -303,11 +308,11 @@ mod scheduled {
             if thread {
                 bench.rig.log.start();
             }
-            bench.run(load, NEXT.fetch_add(1, Ordering::Relaxed));
+            bench.run(load, seed());
             yield_now();
             WAITS.fetch_add(bench.rig.log.statistics().waits, Ordering::Relaxed);
         };
-        shuttle::check_random(scenario, schedules);
+        schedules::random(scenario, usual);
         WAITS.load(Ordering::Relaxed) - before
     }
 
@@ -320,11 +325,10 @@ mod scheduled {
 
     #[test]
     fn a_device_that_fails() {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
         let load = Load { threads: 3, operations: 8, steps: 4, bytes: 3500 };
         let image = mkfs(16, &[]);
         let scenario = move || {
-            let seed = NEXT.fetch_add(1, Ordering::Relaxed);
+            let seed = seed();
             let completion = Completion::Threads(1);
             let setup = Setup { completion, log_blocks: Some(14), ..Setup::default() };
             let bench = Bench::new(&image, setup, 6);
@@ -333,7 +337,7 @@ mod scheduled {
             }
             bench.run_into_failure(load, seed, seed % 7);
         };
-        shuttle::check_random(scenario, 300);
+        schedules::random(scenario, 300);
     }
 
     #[test]
