@@ -340,6 +340,45 @@ mod scheduled {
         schedules::random(scenario, 300);
     }
 
+    /// A shutdown comes while somebody forces the log: what was committed is gone then, and
+    /// must not be taken for what was never there.
+    ///
+    /// ```text
+    /// force                               shutdown
+    /// the log is not shut down
+    ///                                     shuts it down, lets go of what is collected
+    /// nothing is collected, so there is
+    /// nothing to do: "it is durable"
+    /// ```
+    #[test]
+    fn no_force_succeeds_behind_a_shutdown() {
+        static FORCED: AtomicU64 = AtomicU64::new(0);
+        let image = mkfs(16, &[]);
+        let scenario = move || {
+            let rig = Arc::new(Rig::new(&image));
+            let seq = rig.commit(&[(&rig.block(0), 0, &[2; 8])]);
+            let other = {
+                let rig = rig.clone();
+                // Mostly when the force begins.
+                let latest = if thread_rng().gen_ratio(9, 10) { 20 } else { 2000 };
+                let when = thread_rng().gen_range(0..latest);
+                spawn("shutdown", Priority::Normal, move || {
+                    (0..when).for_each(|_| yield_now());
+                    rig.log.shut_down("somebody wants it");
+                    assert_eq!(rig.log.force_all(), Err(Error::Shutdown));
+                })
+            };
+            if rig.log.force(seq).is_ok() {
+                FORCED.fetch_add(1, Ordering::Relaxed);
+                assert!(rig.log.durable_seq() >= seq, "it is not durable");
+            }
+            other.join();
+        };
+        schedules::random(scenario, 10_000);
+        let forced = FORCED.load(Ordering::Relaxed);
+        assert!(forced > 0, "the shutdown was always first");
+    }
+
     #[test]
     fn a_ring_too_small_for_all() {
         let load = Load { threads: 3, operations: 5, steps: 4, bytes: 3500 };

@@ -170,10 +170,7 @@ impl Log {
     /// The caller alone does this now.
     fn write_checkpoint(&self, even_empty: bool) -> Result<bool> {
         let mut pen = self.pen.lock();
-        if self.is_shut_down() {
-            return Err(Error::Shutdown);
-        }
-        let Some(mut context) = self.take_context(&mut pen, even_empty) else { return Ok(false) };
+        let Some(mut context) = self.take_context(&mut pen, even_empty)? else { return Ok(false) };
         let result = self.write_context(&mut pen, &context);
         match &result {
             Ok(lsn) => self.checkpoint_durable(&mut pen, &context, *lsn),
@@ -196,10 +193,15 @@ impl Log {
         result.map(|_| true).map_err(|_| Error::Shutdown)
     }
     /// What was collected; from now on the next checkpoint collects.
-    fn take_context(&self, pen: &mut Pen, even_empty: bool) -> Option<Context> {
+    fn take_context(&self, pen: &mut Pen, even_empty: bool) -> Result<Option<Context>> {
         let mut cil = self.cil.lock();
+        // Under the lock: after a shutdown what was collected may be gone already. It would
+        // seem never to have been there, and its commits to be durable.
+        if self.is_shut_down() {
+            return Err(Error::Shutdown);
+        }
         if cil.is_empty() && !even_empty {
-            return None;
+            return Ok(None);
         }
         let next = CommitSeq(cil.seq.0 + 1);
         let mut context = replace(&mut pen.spare, Context::new(CommitSeq(0)));
@@ -208,7 +210,7 @@ impl Log {
         self.collecting.store(next.0, Ordering::Release);
         self.space.writing();
         self.cil_bytes.store(0, Ordering::Relaxed);
-        Some(context)
+        Ok(Some(context))
     }
     /// Records of a checkpoint to the device. Returns where it starts.
     fn write_context(&self, pen: &mut Pen, context: &Context) -> Result<Lsn> {
