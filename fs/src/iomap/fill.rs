@@ -163,6 +163,9 @@ pub(super) fn read_pages(
         // In batches, so that the first request is on its way before the last page is made.
         let to = end.min(from + 64);
         let fresh = mapping.create_batch(from..to, mark.filter(|m| (from..to).contains(m)));
+        // A map holds for folios that were locked before it was made. What lies under others
+        // may have been written elsewhere since.
+        reader.map = None;
         started += fresh.len();
         let short = fresh.is_empty();
         for folio in fresh {
@@ -208,6 +211,7 @@ impl Part {
 struct Reader<'a> {
     mapping: &'a Arc<Mapping>,
     plug: Plug<'a>,
+    /// The map of the last block, made after the folios at hand were locked.
     map: Option<Iomap>,
     next: Sector,
     segments: Vec<Segment>,

@@ -91,8 +91,13 @@ impl FileSystem {
 /// so; nothing if something is dirty. `IOLOCK` is held exclusive.
 pub(super) fn quietly<T>(mapping: &Mapping, work: impl FnOnce() -> T) -> Option<T> {
     let _no_faults = mapping.invalidate_lock().write();
+    // Not the other way round: what is dirty while we wait may be on its way afterwards, and
+    // no longer dirty. The copies that its end moves into the file would be gone.
+    if mapping.dirty_pages() > 0 {
+        return None;
+    }
     mapping.wait_writeback(0..u64::MAX);
-    (mapping.dirty_pages() == 0).then(work)
+    Some(work())
 }
 
 /// The side of a clone that `file` is.

@@ -18,6 +18,7 @@ mod xfs_support;
 #[path = "../xfsprogs/mod.rs"]
 mod xfsprogs;
 
+mod copies;
 #[path = "../xfs/log_space.rs"]
 mod log_space;
 mod mapped_files;
@@ -25,4 +26,5 @@ mod model;
 mod names;
 mod pagecache;
 mod vfs;
+mod whole;
 mod xfs;

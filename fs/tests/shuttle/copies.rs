@@ -1,0 +1,104 @@
+//! Copies of shared blocks under a deterministic scheduler: who gives back what lies ready
+//! for them, while others write.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::schedules;
+use crate::volume::{Volume, mkfs};
+use crate::xfs_support::disk_with;
+use holdfast_fs::block::{Completion, MemDiskConfig};
+use holdfast_fs::platform::{PAGE_SIZE, VirtAddr};
+use holdfast_fs::syscall::{Fd, MapFlags, OpenFlags, Prot};
+use holdfast_sync::thread::{JoinHandle, Priority, spawn};
+
+/// Stores by each of two threads, and clones.
+const ROUNDS: usize = 20;
+const STORERS: [usize; 2] = [0, 1];
+const BYTES: usize = ROUNDS * STORERS.len() * PAGE_SIZE;
+
+/// How often something was given back while there was something to give, over all schedules.
+static GIVEN_BACK: AtomicU64 = AtomicU64::new(0);
+
+fn read(v: &Volume, fd: Fd) -> Vec<u8> {
+    let mut data = vec![0; BYTES];
+    assert_eq!(v.process.pread(fd, &mut data[..], 0), Ok(BYTES));
+    data
+}
+
+/// A copy is on its way to disk while somebody looks for copies that nobody uses.
+///
+/// ```text
+/// stores, fsync                       collector
+///                                     nothing is dirty nor on its way to disk
+/// stores: pages 0 and 2 are dirty
+/// page 2 is on its way to disk
+///                                     no more stores; waits for page 2
+/// page 0 is on its way to disk
+/// page 2 is there
+///                                     no page behind it is on its way, none is dirty:
+///                                     gives back all copies
+/// page 0 is there, but no copy to
+/// move into the file, which keeps
+/// the old block
+/// ```
+fn collected_while_written(image: &Arc<Vec<u8>>) {
+    let config = MemDiskConfig { completion: Completion::Threads(1), ..MemDiskConfig::default() };
+    let v = Arc::new(Volume::on(disk_with(image.clone(), config)).expect("it mounts"));
+    v.cache.start();
+    let p = v.process.clone();
+    let flags = OpenFlags::RDWR | OpenFlags::CREAT;
+    let [file, clone] = [&b"/file"[..], b"/clone"].map(|path| p.open(path, flags, 0o644).unwrap());
+    assert_eq!(p.pwrite(file, &[1; BYTES][..], 0), Ok(BYTES));
+    let inode = v.fs.mount().inode(holdfast_fs::xfs::Ino(p.fstat(file).unwrap().ino)).unwrap();
+    let map = p.mmap(VirtAddr(0), BYTES, Prot::READ | Prot::WRITE, MapFlags::SHARED, Some(file), 0);
+    let map = map.expect("it is mapped");
+
+    let over = Arc::new(AtomicBool::new(false));
+    let collector = {
+        let (v, over) = (v.clone(), over.clone());
+        spawn("collector", Priority::Normal, move || {
+            while !over.load(Ordering::SeqCst) {
+                let held = inode.holds_copies();
+                v.fs.collect_unused();
+                let given_back = held && !inode.holds_copies();
+                GIVEN_BACK.fetch_add(given_back.into(), Ordering::Relaxed);
+            }
+        })
+    };
+    let place = |storer, round| (round * STORERS.len() + storer) * PAGE_SIZE;
+    let storers = STORERS.map(|storer| {
+        let p = p.clone();
+        spawn("storer", Priority::Normal, move || {
+            for round in (0..ROUNDS).rev() {
+                let at = place(storer, round) as u64;
+                p.store(map.add(at), &[2; 1000]).expect("it is mapped");
+            }
+        })
+    });
+    for _ in 0..ROUNDS {
+        p.ficlone(clone, file).expect("it is shared");
+        p.fsync(file).expect("it is durable");
+    }
+    storers.into_iter().for_each(JoinHandle::join);
+    p.ficlone(clone, file).expect("it is shared");
+    over.store(true, Ordering::SeqCst);
+    collector.join();
+
+    v.fs.drop_caches();
+    let mut expected = vec![1; BYTES];
+    for page in expected.chunks_mut(PAGE_SIZE) {
+        page[..1000].fill(2);
+    }
+    assert!(read(&v, file) == expected, "the file");
+    assert!(read(&v, clone) == expected, "the clone");
+    drop(p);
+    Arc::into_inner(v).expect("nobody else has it").unmount();
+}
+
+#[test]
+fn no_copy_is_given_back_on_its_way_to_disk() {
+    let image = mkfs(16, &[]);
+    schedules::random(move || collected_while_written(&image), 500);
+    assert!(GIVEN_BACK.load(Ordering::Relaxed) > 0, "nothing was ever given back");
+}
