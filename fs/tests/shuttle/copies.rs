@@ -9,7 +9,7 @@ use crate::volume::{Volume, mkfs};
 use crate::xfs_support::disk_with;
 use holdfast_fs::block::{Completion, MemDiskConfig};
 use holdfast_fs::platform::{PAGE_SIZE, VirtAddr};
-use holdfast_fs::syscall::{Fd, MapFlags, OpenFlags, Prot};
+use holdfast_fs::syscall::{Advice, Fd, MapFlags, OpenFlags, Prot};
 use holdfast_sync::thread::{JoinHandle, Priority, spawn};
 
 /// Stores by each of two threads, and clones.
@@ -101,4 +101,49 @@ fn no_copy_is_given_back_on_its_way_to_disk() {
     let image = mkfs(16, &[]);
     schedules::random(move || collected_while_written(&image), 500);
     assert!(GIVEN_BACK.load(Ordering::Relaxed) > 0, "nothing was ever given back");
+}
+
+/// Pages of a file that is read ahead in two batches, and one of the second.
+const AHEAD: usize = 80;
+const LATE: usize = 70;
+
+/// A block gets another place between two batches of readahead: what is known of the first
+/// one's place does not serve the second.
+///
+/// ```text
+/// readahead                           write, fsync
+/// maps the file, reads pages 0 to 63
+///                                     page 70 is copied elsewhere, and dropped
+/// reads page 70 from the old place
+/// ```
+fn moved_while_read_ahead(image: &Arc<Vec<u8>>) {
+    let v = Arc::new(Volume::over(image));
+    let p = v.process.clone();
+    let flags = OpenFlags::RDWR | OpenFlags::CREAT;
+    let [file, clone] = [&b"/file"[..], b"/clone"].map(|path| p.open(path, flags, 0o644).unwrap());
+    let bytes = AHEAD * PAGE_SIZE;
+    assert_eq!(p.pwrite(file, &vec![1; bytes][..], 0), Ok(bytes));
+    p.ficlone(clone, file).expect("it is shared");
+    p.fsync(file).expect("it is durable");
+    p.fadvise(file, 0, 0, Advice::DontNeed).expect("it is a file");
+    let reader = {
+        let p = p.clone();
+        spawn("reader", Priority::Normal, move || p.fadvise(file, 0, 0, Advice::WillNeed))
+    };
+    let at = (LATE * PAGE_SIZE) as u64;
+    assert_eq!(p.pwrite(file, &[2; PAGE_SIZE][..], at), Ok(PAGE_SIZE));
+    p.fsync(file).expect("it is durable");
+    p.fadvise(file, at, PAGE_SIZE as u64, Advice::DontNeed).expect("it is a file");
+    reader.join().expect("it is a file");
+    let mut page = [0; PAGE_SIZE];
+    assert_eq!(p.pread(file, &mut page[..], at), Ok(PAGE_SIZE));
+    assert!(page == [2; PAGE_SIZE], "read from where it was before");
+    drop(p);
+    Arc::into_inner(v).expect("nobody else has it").unmount();
+}
+
+#[test]
+fn a_block_that_moved_is_read_where_it_is() {
+    let image = mkfs(16, &[]);
+    schedules::pct(move || moved_while_read_ahead(&image), 300);
 }

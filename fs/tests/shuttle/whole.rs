@@ -332,7 +332,9 @@ fn judge(image: Arc<Vec<u8>>) {
 fn all_threads_at_once() {
     for options in [&[][..], &["-b", "size=1024", "-m", "rmapbt=1"]] {
         let image = mkfs(16, options);
+        let again = image.clone();
         schedules::random(move || everything(&image), SCHEDULES);
+        schedules::pct(move || everything(&again), SCHEDULES);
     }
     for (name, count) in [
         ("stale maps", &TOTALS.stale),
