@@ -93,8 +93,11 @@ impl PageCache {
             self.kick_flusher();
         }
     }
+    /// So many dirty pages are gone without having been written: wake who waits for less to
+    /// be dirty. There may be nothing left whose writeback could end.
     pub(super) fn dirty_cancelled(&self, pages: u64) {
         self.burden.fetch_sub(pages, Ordering::AcqRel);
+        self.throttle.wake_all();
     }
     pub(super) fn writeback_started(&self, pages: u64) {
         self.burden.fetch_add(pages * (UNDER_WRITEBACK - 1), Ordering::AcqRel);

@@ -255,6 +255,7 @@ impl PageCache {
         self.stopping.store(true, Ordering::SeqCst);
         self.kick_flusher();
         self.reclaim_wake.wake_all();
+        self.throttle.wake_all();
         self.ioends.close();
         let threads = core::mem::take(&mut *self.threads.lock());
         for thread in threads {

@@ -25,6 +25,7 @@ mod mapped_files;
 mod model;
 mod names;
 mod pagecache;
+mod throttle;
 mod vfs;
 mod whole;
 mod xfs;
