@@ -4,8 +4,8 @@ use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
-use holdfast_sync::Mutex;
-use holdfast_sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use holdfast_sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use holdfast_sync::{Mutex, MutexGuard, WaitQueue};
 
 use super::Inode;
 use super::blockgc::BlockGc;
@@ -25,7 +25,8 @@ const LEAST_INODES: u64 = 64;
 /// there when it is opened again. It holds each inode strongly: a lookup and an eviction
 /// can never make two of one number. An inode leaves the table only when it is clean and
 /// nobody else refers to it, decided under the table's lock, under which alone new
-/// references are handed out.
+/// references are handed out. Who wants it from then on waits until what lay ready for its
+/// writes is given back: a new one of the number would use that already.
 ///
 /// Of a file without names the table holds no reference: dropping the last one frees it.
 /// A file that nobody holds when it loses its last name leaves the table before that, and
@@ -34,6 +35,11 @@ pub struct FileSystem {
     pub(super) mount: Arc<Mount>,
     cache: Arc<PageCache>,
     table: Mutex<Table>,
+    /// Threads that look for inodes to take out of the table, or do so. They hold references
+    /// that nobody uses.
+    evictors: AtomicU32,
+    /// An inode has left the table, or an evictor has ended.
+    left: WaitQueue,
     pub(super) dentries: Dentries,
     most_inodes: usize,
     /// Writes that the device had begun when the last flush began with none in flight.
@@ -53,25 +59,29 @@ enum Entry {
     Kept(Arc<Inode>),
     /// It has none; somebody holds it, or is just freeing it.
     Unlinked(Weak<Inode>),
+    /// It has some, and leaves the table.
+    Leaving,
 }
 
 impl Entry {
     const fn kept(&self) -> Option<&Arc<Inode>> {
         match self {
             Self::Kept(inode) => Some(inode),
-            Self::Unlinked(_) => None,
+            Self::Unlinked(_) | Self::Leaving => None,
         }
     }
     fn get(&self) -> Option<Arc<Inode>> {
         match self {
             Self::Kept(inode) => Some(inode.clone()),
             Self::Unlinked(inode) => inode.upgrade(),
+            Self::Leaving => None,
         }
     }
     fn is_busy(&self) -> bool {
         match self {
             Self::Kept(inode) => Arc::strong_count(inode) > 1,
             Self::Unlinked(inode) => inode.strong_count() > 0,
+            Self::Leaving => true,
         }
     }
 }
@@ -93,6 +103,8 @@ impl FileSystem {
             mount,
             cache,
             table: Mutex::new(&locks::INODE_CACHE, Table::default()),
+            evictors: AtomicU32::new(0),
+            left: WaitQueue::new(),
             dentries: Dentries::new(),
             most_inodes: most.clamp(LEAST_INODES, MOST_INODES) as usize,
             flushed: AtomicU64::new(u64::MAX),
@@ -141,7 +153,7 @@ impl FileSystem {
         if self.is_unmounted() {
             return Err(Error::Shutdown);
         }
-        if let Some(inode) = self.table.lock().find(ino) {
+        if let Some(inode) = self.table_for(ino).find(ino) {
             return Ok(inode);
         }
         let xfs = self.mount.inode(ino)?;
@@ -152,12 +164,23 @@ impl FileSystem {
         }
         Ok(self.insert(xfs))
     }
+    /// The table, in which the inode of this number is or is not.
+    fn table_for(&self, ino: Ino) -> MutexGuard<'_, Table> {
+        loop {
+            let table = self.table.lock();
+            if !table.is_leaving(ino) {
+                return table;
+            }
+            drop(table);
+            self.left.wait_until(|| (!self.table.lock().is_leaving(ino)).then_some(()));
+        }
+    }
     /// Put an inode into the table that is not there, or find it there.
     fn insert(&self, xfs: Arc<xfs::Inode>) -> Arc<Inode> {
         let ino = xfs.ino();
         let fresh = self.instantiate(xfs);
         let crowded = {
-            let mut table = self.table.lock();
+            let mut table = self.table_for(ino);
             // Somebody may have been faster; theirs may hold folios already.
             if let Some(inode) = table.find(ino) {
                 return inode;
@@ -279,13 +302,18 @@ impl FileSystem {
     /// Take up to `most` unused inodes out of core, those used longest ago first,
     /// writing what is dirty. How many went.
     pub fn evict(&self, most: usize) -> usize {
-        self.evict_some(self.unused(|_| true), most)
+        self.evict_some(|_| true, most)
     }
-    fn evict_some(&self, mut unused: Vec<Arc<Inode>>, most: usize) -> usize {
+    /// The same, of those that are `wanted`.
+    fn evict_some(&self, wanted: impl Fn(&Inode) -> bool, most: usize) -> usize {
+        self.evictors.fetch_add(1, Ordering::SeqCst);
+        let mut unused = self.unused(wanted);
         let rest = unused.split_off(most.min(unused.len()));
         let gone = unused.iter().filter(|inode| self.evict_one(inode)).count();
         self.put_back(unused);
         self.put_back(rest);
+        self.evictors.fetch_sub(1, Ordering::SeqCst);
+        self.left.wake_all();
         gone
     }
     /// The caller's reference is the only one besides the table's, or nothing happens.
@@ -294,6 +322,7 @@ impl FileSystem {
         // inode and its dirty pages, not a second one that reads old data from disk.
         let used = inode.used.load(Ordering::Relaxed);
         inode.clean();
+        let ino = inode.ino();
         let mut table = self.table.lock();
         // Nobody has it, and nobody had it since it was cleaned: no writeback either.
         let untouched = used == inode.used.load(Ordering::Relaxed);
@@ -301,11 +330,15 @@ impl FileSystem {
         if Arc::strong_count(inode) != 2 || !untouched || unlinked || !inode.is_clean() {
             return false;
         }
-        table.seen.remove(&inode.ino().0);
-        let gone = table.inodes.remove(&inode.ino().0);
+        table.seen.remove(&ino.0);
+        table.inodes.insert(ino.0, Entry::Leaving);
         drop(table);
         inode.drop_clean();
-        drop(gone);
+        if let Err(e) = inode.xfs().evict() {
+            log::debug!("{ino}: what lay ready for writes stays: {e}");
+        }
+        self.table.lock().inodes.remove(&ino.0);
+        self.left.wake_all();
         true
     }
     /// Write everything that is dirty and make it durable. Writeback errors stay to be
@@ -372,8 +405,7 @@ impl FileSystem {
     }
     /// Free about `objects` objects of metadata that nobody uses; how many went.
     pub fn shrink(&self, objects: usize) -> usize {
-        let idle = self.unused(|inode| inode.is_idle());
-        self.evict_some(idle, objects) + self.mount.shrink(objects)
+        self.evict_some(Inode::is_idle, objects) + self.mount.shrink(objects)
     }
     /// The inodes that nobody refers to, used longest ago first.
     fn unused(&self, wanted: impl Fn(&Inode) -> bool) -> Vec<Arc<Inode>> {
@@ -392,7 +424,7 @@ impl FileSystem {
     pub fn drop_caches(&self) -> usize {
         self.dentries.clear();
         let dropped = self.inodes().iter().map(|i| i.drop_clean()).sum();
-        self.evict_some(self.unused(Inode::is_clean), usize::MAX);
+        self.evict_some(Inode::is_clean, usize::MAX);
         self.mount.shrink(usize::MAX);
         dropped
     }
@@ -407,11 +439,21 @@ impl FileSystem {
     /// otherwise a writeback error that nobody was told or that of the final flush, and
     /// the file system is gone.
     pub fn unmount(&self) -> Result<()> {
-        self.free_orphans();
         let round = self.blockgc.round.lock();
         let busy = || {
-            let table = self.table.lock();
-            table.inodes.values().any(Entry::is_busy)
+            loop {
+                self.free_orphans();
+                let table = self.table.lock();
+                // Before the look: they hold references, too, for which they lock the table.
+                let evictors = self.evictors.load(Ordering::SeqCst);
+                let busy = table.inodes.values().any(Entry::is_busy);
+                if !busy || evictors == 0 {
+                    return busy;
+                }
+                drop(table);
+                let ended = || self.evictors.load(Ordering::SeqCst) == 0;
+                self.left.wait_until(|| ended().then_some(()));
+            }
         };
         if busy() {
             return Err(Error::Busy);
@@ -449,6 +491,9 @@ impl Table {
             false => Entry::Kept(fresh.clone()),
         };
         self.inodes.insert(fresh.ino().0, entry)
+    }
+    fn is_leaving(&self, ino: Ino) -> bool {
+        matches!(self.inodes.get(&ino.0), Some(Entry::Leaving))
     }
     fn find(&mut self, ino: Ino) -> Option<Arc<Inode>> {
         let inode = self.inodes.get(&ino.0)?.get()?;

@@ -119,15 +119,9 @@ impl Inode {
 
 impl Drop for Inode {
     /// Nobody can reach a file without names any more once nobody holds it: what it had
-    /// is free again. What is dirty in the cache need not be written. Of others, what lay
-    /// ready for writes is given back.
+    /// is free again. What is dirty in the cache need not be written.
     fn drop(&mut self) {
         if !*self.unlinked.get_mut() {
-            if self.is_clean()
-                && let Err(e) = self.xfs.evict()
-            {
-                log::debug!("{}: what lay ready for writes stays: {e}", self.ino());
-            }
             return;
         }
         if let Some(mapping) = &self.mapping {

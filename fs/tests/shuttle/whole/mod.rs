@@ -21,9 +21,11 @@ use self::owner::{OWNERS, Owner, SHARED_BYTES};
 use crate::schedules;
 use crate::volume::{Volume, mkfs, repair};
 use crate::xfs_support::{disk_with, mount_bytes};
-use holdfast_fs::block::{Completion, MemDiskConfig, TraceDisk};
+use holdfast_fs::Result;
+use holdfast_fs::block::{Completion, Fault, FaultDisk, MemDiskConfig, Op, TraceDisk};
 use holdfast_fs::platform::host::HostMemory;
-use holdfast_fs::syscall::{Fd, OpenFlags, Process};
+use holdfast_fs::platform::{PAGE_SIZE, VirtAddr};
+use holdfast_fs::syscall::{FallocateMode, Fd, MapFlags, OpenFlags, Process, Prot};
 use holdfast_fs::xfs::check::check;
 use holdfast_fs::xfs::log::head::LogState;
 use holdfast_sync::atomic::AtomicBool;
@@ -35,6 +37,8 @@ const SCHEDULES: usize = 60;
 const STEPS: usize = 12;
 /// Pages of memory: less than what is read and written.
 const PAGES: u64 = 64;
+/// Writes that a device takes at most before it fails.
+const MOST_WRITES: usize = 150;
 /// When the threads that wait for time to pass look again.
 const INTERVAL_NS: u64 = 1_000_000;
 
@@ -143,13 +147,15 @@ fn disturb(v: &Volume, over: &AtomicBool) {
 pub struct Stage {
     v: Arc<Volume>,
     trace: Arc<TraceDisk>,
+    faults: Arc<FaultDisk>,
 }
 
 impl Stage {
     fn new(image: &Arc<Vec<u8>>) -> Self {
         let completion = Completion::Threads(1);
         let disk = disk_with(image.clone(), MemDiskConfig { completion, ..Default::default() });
-        let trace = TraceDisk::new(disk.clone());
+        let faults = FaultDisk::new(disk.clone());
+        let trace = TraceDisk::new(faults.clone());
         let v = Volume::through(disk, trace.clone(), HostMemory::new(PAGES));
         let v = Arc::new(v.expect("it mounts"));
         v.fs.mount().log().expect("a log").set_interval_ns(INTERVAL_NS);
@@ -159,7 +165,7 @@ impl Stage {
         let file = open(&v.process, "/shared");
         v.process.ftruncate(file, SHARED_BYTES as u64).expect("it is extended");
         v.process.close(file).expect("it is open");
-        Self { v, trace }
+        Self { v, trace, faults }
     }
     fn spawn<T: Send + 'static>(
         &self,
@@ -196,7 +202,7 @@ impl Stage {
     /// Unmount; the image.
     fn unmount(self) -> Arc<Vec<u8>> {
         TOTALS.note(&self.v);
-        drop(self.trace);
+        drop((self.trace, self.faults));
         Arc::into_inner(self.v).expect("nobody else has it").unmount()
     }
 }
@@ -208,6 +214,7 @@ fn unmounted(image: &Arc<Vec<u8>>) {
     stage.v.process.sync();
     stage.v.fs.drop_caches();
     owners.iter().for_each(Owner::finish);
+    assert!(ledger.is_complete());
     ledger.check(&stage.v, u64::MAX);
     drop(owners);
     judge(stage.unmount());
@@ -229,12 +236,70 @@ fn cut_off(image: &Arc<Vec<u8>>) {
     stage.unmount();
 }
 
+/// The device takes no more writes at some time: calls fail, nobody waits for ever, and what
+/// was durable is there afterwards.
+fn failing(image: &Arc<Vec<u8>>) {
+    let stage = Stage::new(image);
+    stage.faults.inject(Fault::After { op: Op::Write, n: below(MOST_WRITES) as u64 });
+    let over = Arc::new(AtomicBool::new(false));
+    let until = over.clone();
+    let disturber = stage.spawn("disturber", move |stage| disturb(&stage.v, &until));
+    let scribblers =
+        [1, 2].map(|n| stage.spawn("scribbler", move |stage| scribble(&stage.v.process, n)));
+    let ledger = stage.spawn("ledger", ledger::work).join();
+    scribblers.into_iter().for_each(JoinHandle::join);
+    over.store(true, Ordering::SeqCst);
+    disturber.join();
+    TOTALS.failed.fetch_add(stage.faults.failed().min(1), Ordering::Relaxed);
+    stage.v.process.exit();
+    // It may fail as everything else.
+    let _ = stage.v.fs.unmount();
+    stage.v.cache.stop();
+    stage.faults.clear();
+    let after = Volume::over(&Arc::new(stage.v.bytes()));
+    ledger.check(&after, u64::MAX);
+    judge(after.unmount());
+}
+
+/// All kinds of changes, which may fail.
+fn scribble(p: &Process, n: usize) {
+    let [path, other] = [n, 3].map(|n| format!("/scribbled-{n}"));
+    for value in 1..=STEPS as u8 {
+        let flags = OpenFlags::RDWR | OpenFlags::CREAT;
+        let Ok(fd) = p.open(path.as_bytes(), flags, 0o644) else { return };
+        let (pos, end) = range(30_000);
+        let len = end - pos;
+        let _ = match below(8) {
+            0 => p.ftruncate(fd, pos as u64),
+            1 => p.fsync(fd),
+            2 => p.fallocate(fd, FallocateMode::empty(), pos as u64, len as u64),
+            3 => p.rename(path.as_bytes(), other.as_bytes()),
+            4 => p.open(other.as_bytes(), flags, 0o644).and_then(|source| {
+                let shared = p.ficlone(fd, source);
+                p.close(source).and(shared)
+            }),
+            5 => store(p, fd, value),
+            _ => p.pwrite(fd, &vec![value; len][..], pos as u64).map(|_| ()),
+        };
+        p.close(fd).expect("it is open");
+    }
+}
+
+/// Store to a page of a file that may have none.
+fn store(p: &Process, fd: Fd, value: u8) -> Result<()> {
+    let rights = Prot::READ | Prot::WRITE;
+    let map = p.mmap(VirtAddr(0), PAGE_SIZE, rights, MapFlags::SHARED, Some(fd), 0)?;
+    let stored = p.store(map, &[value; 100]);
+    p.munmap(map, PAGE_SIZE).and(stored)
+}
+
 /// What happened, over all schedules.
 struct Totals {
     stale: AtomicU64,
     evicted: AtomicU64,
     checkpoints: AtomicU64,
     schedules: AtomicU64,
+    failed: AtomicU64,
 }
 
 static TOTALS: Totals = Totals {
@@ -242,6 +307,7 @@ static TOTALS: Totals = Totals {
     evicted: AtomicU64::new(0),
     checkpoints: AtomicU64::new(0),
     schedules: AtomicU64::new(0),
+    failed: AtomicU64::new(0),
 };
 
 impl Totals {
@@ -293,6 +359,12 @@ fn all_threads_at_once() {
         println!("{name}: {count}");
         assert!(count > 0, "no {name} in any schedule");
     }
+}
+
+#[test]
+fn nobody_waits_for_a_device_that_fails() {
+    explore(failing);
+    assert!(TOTALS.failed.load(Ordering::Relaxed) > 0, "nothing failed");
 }
 
 #[test]
