@@ -12,6 +12,7 @@
 mod ledger;
 mod owner;
 mod power;
+mod scribble;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,11 +22,10 @@ use self::owner::{OWNERS, Owner, SHARED_BYTES};
 use crate::schedules;
 use crate::volume::{Volume, mkfs, repair};
 use crate::xfs_support::{disk_with, mount_bytes};
-use holdfast_fs::Result;
-use holdfast_fs::block::{Completion, Fault, FaultDisk, MemDiskConfig, Op, TraceDisk};
+use holdfast_fs::block::{Completion, FaultDisk, MemDiskConfig, TraceDisk};
 use holdfast_fs::platform::host::HostMemory;
-use holdfast_fs::platform::{PAGE_SIZE, VirtAddr};
-use holdfast_fs::syscall::{FallocateMode, Fd, MapFlags, OpenFlags, Process, Prot};
+
+use holdfast_fs::syscall::{Fd, OpenFlags, Process};
 use holdfast_fs::xfs::check::check;
 use holdfast_fs::xfs::log::head::LogState;
 use holdfast_sync::atomic::AtomicBool;
@@ -37,8 +37,6 @@ const SCHEDULES: usize = 60;
 const STEPS: usize = 12;
 /// Pages of memory: less than what is read and written.
 const PAGES: u64 = 64;
-/// Writes that a device takes at most before it fails.
-const MOST_WRITES: usize = 150;
 /// When the threads that wait for time to pass look again.
 const INTERVAL_NS: u64 = 1_000_000;
 
@@ -129,7 +127,7 @@ fn change_names(v: &Volume) {
     p.rmdir(b"/dir").expect("it is empty");
 }
 
-/// Memory is wanted and everything is to be durable, all the time.
+/// One thing after the other that a system does of its own.
 fn disturb(v: &Volume, over: &AtomicBool) {
     while !over.load(Ordering::SeqCst) {
         match below(4) {
@@ -177,7 +175,6 @@ impl Stage {
     }
     /// Everything at once. Who knows what there has to be in the end.
     fn play(&self) -> (Vec<Owner>, Ledger) {
-        let over = Arc::new(AtomicBool::new(false));
         let ledger = self.spawn("ledger", ledger::work);
         let others = [
             self.spawn("cutter", |stage| cut_and_extend(&stage.v)),
@@ -190,14 +187,21 @@ impl Stage {
                 self.spawn("owner", |_| owner.work())
             })
             .collect();
+        self.disturb(|| {
+            let owners = owners.into_iter().map(JoinHandle::join).collect();
+            others.into_iter().for_each(JoinHandle::join);
+            (owners, ledger.join())
+        })
+    }
+    /// Memory is wanted and everything is to be durable all the time, until `others` are done.
+    fn disturb<T>(&self, others: impl FnOnce() -> T) -> T {
+        let over = Arc::new(AtomicBool::new(false));
         let until = over.clone();
         let disturber = self.spawn("disturber", move |stage| disturb(&stage.v, &until));
-        let owners = owners.into_iter().map(JoinHandle::join).collect();
-        others.into_iter().for_each(JoinHandle::join);
-        let ledger = ledger.join();
+        let done = others();
         over.store(true, Ordering::SeqCst);
         disturber.join();
-        (owners, ledger)
+        done
     }
     /// Unmount; the image.
     fn unmount(self) -> Arc<Vec<u8>> {
@@ -236,63 +240,6 @@ fn cut_off(image: &Arc<Vec<u8>>) {
     stage.unmount();
 }
 
-/// The device takes no more writes at some time: calls fail, nobody waits for ever, and what
-/// was durable is there afterwards.
-fn failing(image: &Arc<Vec<u8>>) {
-    let stage = Stage::new(image);
-    stage.faults.inject(Fault::After { op: Op::Write, n: below(MOST_WRITES) as u64 });
-    let over = Arc::new(AtomicBool::new(false));
-    let until = over.clone();
-    let disturber = stage.spawn("disturber", move |stage| disturb(&stage.v, &until));
-    let scribblers =
-        [1, 2].map(|n| stage.spawn("scribbler", move |stage| scribble(&stage.v.process, n)));
-    let ledger = stage.spawn("ledger", ledger::work).join();
-    scribblers.into_iter().for_each(JoinHandle::join);
-    over.store(true, Ordering::SeqCst);
-    disturber.join();
-    TOTALS.failed.fetch_add(stage.faults.failed().min(1), Ordering::Relaxed);
-    stage.v.process.exit();
-    // It may fail as everything else.
-    let _ = stage.v.fs.unmount();
-    stage.v.cache.stop();
-    stage.faults.clear();
-    let after = Volume::over(&Arc::new(stage.v.bytes()));
-    ledger.check(&after, u64::MAX);
-    judge(after.unmount());
-}
-
-/// All kinds of changes, which may fail.
-fn scribble(p: &Process, n: usize) {
-    let [path, other] = [n, 3].map(|n| format!("/scribbled-{n}"));
-    for value in 1..=STEPS as u8 {
-        let flags = OpenFlags::RDWR | OpenFlags::CREAT;
-        let Ok(fd) = p.open(path.as_bytes(), flags, 0o644) else { return };
-        let (pos, end) = range(30_000);
-        let len = end - pos;
-        let _ = match below(8) {
-            0 => p.ftruncate(fd, pos as u64),
-            1 => p.fsync(fd),
-            2 => p.fallocate(fd, FallocateMode::empty(), pos as u64, len as u64),
-            3 => p.rename(path.as_bytes(), other.as_bytes()),
-            4 => p.open(other.as_bytes(), flags, 0o644).and_then(|source| {
-                let shared = p.ficlone(fd, source);
-                p.close(source).and(shared)
-            }),
-            5 => store(p, fd, value),
-            _ => p.pwrite(fd, &vec![value; len][..], pos as u64).map(|_| ()),
-        };
-        p.close(fd).expect("it is open");
-    }
-}
-
-/// Store to a page of a file that may have none.
-fn store(p: &Process, fd: Fd, value: u8) -> Result<()> {
-    let rights = Prot::READ | Prot::WRITE;
-    let map = p.mmap(VirtAddr(0), PAGE_SIZE, rights, MapFlags::SHARED, Some(fd), 0)?;
-    let stored = p.store(map, &[value; 100]);
-    p.munmap(map, PAGE_SIZE).and(stored)
-}
-
 /// What happened, over all schedules.
 struct Totals {
     stale: AtomicU64,
@@ -300,6 +247,7 @@ struct Totals {
     checkpoints: AtomicU64,
     schedules: AtomicU64,
     failed: AtomicU64,
+    refused: AtomicU64,
 }
 
 static TOTALS: Totals = Totals {
@@ -308,6 +256,7 @@ static TOTALS: Totals = Totals {
     checkpoints: AtomicU64::new(0),
     schedules: AtomicU64::new(0),
     failed: AtomicU64::new(0),
+    refused: AtomicU64::new(0),
 };
 
 impl Totals {
@@ -363,8 +312,14 @@ fn all_threads_at_once() {
 
 #[test]
 fn nobody_waits_for_a_device_that_fails() {
-    explore(failing);
+    explore(scribble::on_a_failing_device);
     assert!(TOTALS.failed.load(Ordering::Relaxed) > 0, "nothing failed");
+}
+
+#[test]
+fn no_space_is_promised_twice_or_lost() {
+    explore(scribble::on_a_full_disk);
+    assert!(TOTALS.refused.load(Ordering::Relaxed) > 0, "there was always space");
 }
 
 #[test]
