@@ -114,6 +114,10 @@ impl Target {
     pub(super) fn journal(&self) -> Option<Arc<dyn Journal>> {
         self.journal.lock().as_ref().and_then(Weak::upgrade)
     }
+    /// Was the log shut down? Then blocks are no longer pinned that it does not hold.
+    pub(super) fn is_shut_down(&self) -> bool {
+        self.journal().is_some_and(|journal| journal.is_shut_down())
+    }
 }
 
 impl Buffer {

@@ -408,6 +408,11 @@ impl Item for Buffer {
             if self.pins.load(Ordering::Acquire) > 0 {
                 return Ok(Pushed::Pinned);
             }
+            // Only now: a shutdown unpins what is not in the log. What is in place must not be
+            // newer than that.
+            if self.target.is_shut_down() {
+                return Err(Error::Shutdown);
+            }
             if item.in_flight {
                 return Ok(Pushed::InFlight);
             }

@@ -200,6 +200,11 @@ impl Inode {
             }
         }
     }
+    /// A map that data may go to. After a shutdown what is in core may be what a transaction
+    /// did that came to nothing: on disk the blocks are somebody else's.
+    fn committed(&self, map: Iomap) -> Result<Iomap> {
+        if self.mount().is_shut_down() { Err(Error::Shutdown) } else { Ok(map) }
+    }
     fn check_writable(&self) -> Result<()> {
         if self.mount().readonly() {
             return Err(Error::ReadOnly("the file system is mounted read-only"));
@@ -470,7 +475,7 @@ impl Ops for Inode {
                 Ok(self.map_at(&locked, pos, ForkKind::Data))
             }
             Purpose::Write | Purpose::Fault | Purpose::Zero => self.begin_write(pos, len, purpose),
-            Purpose::DirectWrite => self.begin_direct(pos, len),
+            Purpose::DirectWrite => self.committed(self.begin_direct(pos, len)?),
         }
     }
     fn is_valid(&self, map: &Iomap) -> bool {
@@ -502,7 +507,7 @@ impl Ops for Inode {
                     return Err(Error::NotFound);
                 }
                 match self.look_for_disk(&locked, at) {
-                    Ok(map) => return Ok(map),
+                    Ok(map) => return self.committed(map),
                     Err(missing) => missing,
                 }
             };

@@ -489,7 +489,7 @@ impl<'m> Trans<'m> {
             for buffer in &self.buffers {
                 items.push(LogItem { item: buffer.clone(), vectors: buffer.format(collecting) });
             }
-            seq = log.commit(ticket, items);
+            seq = log.commit(ticket, items)?;
         }
         for (inode, changed) in self.inodes.drain(..) {
             inode.note_commit(seq, changed);

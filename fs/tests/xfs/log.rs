@@ -230,7 +230,7 @@ fn intents_that_end_at_once_are_left_out() {
     let commit = |promises: &[&Arc<Promise>]| {
         let mut ticket = rig.reserve(1000);
         let items = promises.iter().map(|p| p.log_item()).collect();
-        let seq = rig.log.commit(&mut ticket, items);
+        let seq = rig.log.commit(&mut ticket, items).expect("no shutdown");
         rig.log.release(ticket);
         seq
     };

@@ -191,7 +191,8 @@ impl Rig {
         changes: &[(&Arc<Block>, usize, &[u8])],
     ) -> CommitSeq {
         let items = changes.iter().map(|(block, at, bytes)| block.change(*at, bytes)).collect();
-        let seq = self.log.commit(ticket, items);
+        // After a shutdown nothing is durable up to whatever number.
+        let seq = self.log.commit(ticket, items).unwrap_or_else(|_| self.log.collecting());
         for (block, ..) in changes {
             block.release();
         }

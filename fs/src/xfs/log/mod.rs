@@ -234,7 +234,11 @@ impl Log {
     }
     /// Commit a transaction's items into the CIL. Durable after [`Log::force`] up to the
     /// number returned.
-    pub fn commit(&self, ticket: &mut Ticket, mut items: Vec<LogItem>) -> CommitSeq {
+    ///
+    /// # Errors
+    /// The log was shut down. Nothing may be done then that relies on what was changed: the
+    /// blocks that it allocates may be somebody else's on disk.
+    pub fn commit(&self, ticket: &mut Ticket, mut items: Vec<LogItem>) -> Result<CommitSeq> {
         let (seq, bytes, good, exceeded) = {
             let mut cil = self.cil.lock();
             while !cil.fits(&items) {
@@ -249,7 +253,7 @@ impl Log {
                 cil = self.cil.lock();
             }
             if self.is_shut_down() {
-                return cil.seq;
+                return Err(Error::Shutdown);
             }
             let before = cil.size();
             let good = cil.add(&mut items);
@@ -272,7 +276,7 @@ impl Log {
         if bytes >= self.most_collected() && self.has_thread() {
             self.kick();
         }
-        seq
+        Ok(seq)
     }
     /// The checkpoint that commits go into just now.
     pub fn collecting(&self) -> CommitSeq {

@@ -66,14 +66,20 @@ impl Ledger {
         let Some(n) = self.0.iter().rposition(|promise| *promise <= submitted) else { return };
         let ledger = find(v, "/ledger", ROUNDS * RECORD).expect("the ledger");
         for (k, record) in ledger.chunks(RECORD).take(n + 1).enumerate() {
-            assert!(record == [k as u8 + 1; RECORD], "record {k} of {n}");
+            let good = record.iter().take_while(|byte| **byte == k as u8 + 1).count();
+            assert!(good == RECORD, "record {k} of {n}: byte {good} is {:?}", record.get(good));
         }
         assert!(ledger.len() >= (n + 1) * RECORD, "the ledger has {} bytes", ledger.len());
         let files = [made(n), kept(n)].map(|path| find(v, &path, 2 * MADE_BYTES));
         let ([Some(file), None] | [None, Some(file)]) = &files else {
             panic!("file {n} has not one name");
         };
-        assert!(*file == [n as u8 + 1; MADE_BYTES], "file {n}");
+        assert!(
+            *file == [n as u8 + 1; MADE_BYTES],
+            "file {n} has {} bytes, the first are {:?}",
+            file.len(),
+            file.get(..4)
+        );
         if n >= 1 {
             assert!(find(v, &made(n - 1), 1).is_none(), "file {} has its old name", n - 1);
         }

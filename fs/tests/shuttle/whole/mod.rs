@@ -24,7 +24,6 @@ use crate::volume::{Volume, mkfs, repair};
 use crate::xfs_support::{disk_with, mount_bytes};
 use holdfast_fs::block::{Completion, FaultDisk, MemDiskConfig, TraceDisk};
 use holdfast_fs::platform::host::HostMemory;
-
 use holdfast_fs::syscall::{Fd, OpenFlags, Process};
 use holdfast_fs::xfs::check::check;
 use holdfast_fs::xfs::log::head::LogState;
@@ -312,7 +311,7 @@ fn all_threads_at_once() {
 
 #[test]
 fn nobody_waits_for_a_device_that_fails() {
-    explore(scribble::on_a_failing_device);
+    explore(scribble::until_it_fails);
     assert!(TOTALS.failed.load(Ordering::Relaxed) > 0, "nothing failed");
 }
 

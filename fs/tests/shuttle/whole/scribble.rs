@@ -1,5 +1,5 @@
-//! Changes of all kinds, made without care: on a device that fails at some time, and where
-//! there is hardly any space.
+//! Changes of all kinds, made without care: on a device that fails at some time, before a
+//! shutdown, and where there is hardly any space.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,12 +8,14 @@ use super::{STEPS, Stage, TOTALS, below, judge, ledger, open, range};
 use crate::volume::Volume;
 use holdfast_fs::block::{Fault, Op};
 use holdfast_fs::platform::{PAGE_SIZE, VirtAddr};
-use holdfast_fs::syscall::{FallocateMode, Fd, MapFlags, OpenFlags, Process, Prot};
+use holdfast_fs::syscall::{FallocateMode, Fd, MapFlags, OpenFlags, Process, Prot, ShutdownMode};
 use holdfast_fs::{Error, Result};
-use holdfast_sync::thread::JoinHandle;
+use holdfast_sync::thread::{JoinHandle, yield_now};
 
 /// Writes that a device takes at most before it fails.
 const MOST_WRITES: usize = 150;
+/// Steps that are waited at most for requests that may not come.
+const MOST_YIELDS: usize = 3000;
 /// Blocks that a full disk has left.
 const BLOCKS_LEFT: u64 = 24;
 const MOST_BYTES: usize = 30_000;
@@ -82,17 +84,25 @@ fn spawn(stage: &Stage, n: usize) -> JoinHandle<Trouble> {
     stage.spawn("scribbler", move |stage| scribble(&stage.v.process, n))
 }
 
-/// The device takes no more writes at some time: calls fail, nobody waits for ever, and what
-/// was durable is there afterwards.
-pub fn on_a_failing_device(image: &Arc<Vec<u8>>) {
+/// The device takes no more writes at some time, or somebody shuts the file system down:
+/// calls fail, nobody waits for ever, and what was durable is there afterwards.
+pub fn until_it_fails(image: &Arc<Vec<u8>>) {
     let stage = Stage::new(image);
-    stage.faults.inject(Fault::After { op: Op::Write, n: below(MOST_WRITES) as u64 });
+    let when = below(MOST_WRITES) as u64;
+    let shutdown = match below(2) {
+        0 => {
+            stage.faults.inject(Fault::After { op: Op::Write, n: when });
+            None
+        }
+        _ => Some(stage.spawn("shutdown", move |stage| shut_down(stage, when))),
+    };
     let scribblers = [1, 2].map(|n| spawn(&stage, n));
     let ledger = stage.spawn("ledger", ledger::work);
     let ledger = stage.disturb(|| {
         scribblers.into_iter().for_each(|thread| drop(thread.join()));
         ledger.join()
     });
+    shutdown.into_iter().for_each(JoinHandle::join);
     TOTALS.failed.fetch_add(stage.faults.failed().min(1), Ordering::Relaxed);
     stage.v.process.exit();
     // It may fail as everything else.
@@ -102,6 +112,22 @@ pub fn on_a_failing_device(image: &Arc<Vec<u8>>) {
     let after = Volume::over(&Arc::new(stage.v.bytes()));
     ledger.check(&after, u64::MAX);
     judge(after.unmount());
+}
+
+/// Shut the file system down, in one of the ways there are, after so many requests.
+fn shut_down(stage: &Stage, when: u64) {
+    let p = &stage.v.process;
+    let fd = p.open(b"/", OpenFlags::DIRECTORY, 0).expect("the root");
+    let until = stage.trace.submitted() + when;
+    for _ in 0..MOST_YIELDS {
+        if stage.trace.submitted() >= until {
+            break;
+        }
+        yield_now();
+    }
+    let mode = [ShutdownMode::Default, ShutdownMode::LogFlush, ShutdownMode::NoLogFlush][below(3)];
+    p.shutdown(fd, mode).expect("it is mounted");
+    p.close(fd).expect("it is open");
 }
 
 /// There is hardly any space: what was promised is there when it is written, and what was
@@ -115,18 +141,14 @@ pub fn on_a_full_disk(image: &Arc<Vec<u8>>) {
         assert_eq!(trouble.lost, None, "what was promised was not there");
         TOTALS.refused.fetch_add(trouble.refused, Ordering::Relaxed);
     }
-    stage.v.process.sync();
-    stage.v.fs.drop_caches();
-    let free = free_blocks(&stage.v);
+    let mount = stage.v.fs.mount().clone();
     let image = stage.unmount();
     judge(image.clone());
+    // Nobody is at work any more who has space set aside for what he is about to do.
+    let free = mount.statfs().blocks_free;
     let again = Volume::over(&image);
-    assert_eq!(free_blocks(&again), free, "something was not given back");
+    assert_eq!(again.fs.statfs().blocks_free, free, "something was not given back");
     again.unmount();
-}
-
-fn free_blocks(v: &Volume) -> u64 {
-    v.process.statfs(b"/").expect("it is mounted").blocks_free
 }
 
 /// Take all but a few blocks.
