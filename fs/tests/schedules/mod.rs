@@ -62,3 +62,9 @@ pub fn pct(scenario: impl Fn() + Send + Sync + 'static, usual: usize) {
     // It tells no seed: a failure prints its schedule.
     Runner::new(scheduler, Config::new()).run(scenario);
 }
+
+/// Try a scenario under so many of either.
+pub fn both(scenario: impl Fn() + Clone + Send + Sync + 'static, usual: usize) {
+    random(scenario.clone(), usual);
+    pct(scenario, usual);
+}

@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::schedules;
 use crate::volume::{Volume, mkfs};
-use crate::xfs_support::disk_with;
-use holdfast_fs::block::{Completion, MemDiskConfig};
+use crate::xfsprogs::disk_with_a_thread;
 use holdfast_fs::platform::{PAGE_SIZE, VirtAddr};
-use holdfast_fs::syscall::{Advice, Fd, MapFlags, OpenFlags, Prot};
+use holdfast_fs::syscall::{Advice, Fd, MapFlags, OpenFlags, Process, Prot};
 use holdfast_sync::thread::{JoinHandle, Priority, spawn};
 
 /// Stores by each of two threads, and clones.
@@ -24,6 +23,12 @@ fn read(v: &Volume, fd: Fd) -> Vec<u8> {
     let mut data = vec![0; BYTES];
     assert_eq!(v.process.pread(fd, &mut data[..], 0), Ok(BYTES));
     data
+}
+
+/// The two files that share blocks.
+fn file_and_clone(p: &Process) -> [Fd; 2] {
+    let flags = OpenFlags::RDWR | OpenFlags::CREAT;
+    [&b"/file"[..], b"/clone"].map(|path| p.open(path, flags, 0o644).expect("it opens"))
 }
 
 /// A copy is on its way to disk while somebody looks for copies that nobody uses.
@@ -43,12 +48,10 @@ fn read(v: &Volume, fd: Fd) -> Vec<u8> {
 /// the old block
 /// ```
 fn collected_while_written(image: &Arc<Vec<u8>>) {
-    let config = MemDiskConfig { completion: Completion::Threads(1), ..MemDiskConfig::default() };
-    let v = Arc::new(Volume::on(disk_with(image.clone(), config)).expect("it mounts"));
+    let v = Arc::new(Volume::on(disk_with_a_thread(image)).expect("it mounts"));
     v.cache.start();
     let p = v.process.clone();
-    let flags = OpenFlags::RDWR | OpenFlags::CREAT;
-    let [file, clone] = [&b"/file"[..], b"/clone"].map(|path| p.open(path, flags, 0o644).unwrap());
+    let [file, clone] = file_and_clone(&p);
     assert_eq!(p.pwrite(file, &[1; BYTES][..], 0), Ok(BYTES));
     let inode = v.fs.mount().inode(holdfast_fs::xfs::Ino(p.fstat(file).unwrap().ino)).unwrap();
     let map = p.mmap(VirtAddr(0), BYTES, Prot::READ | Prot::WRITE, MapFlags::SHARED, Some(file), 0);
@@ -119,8 +122,7 @@ const LATE: usize = 70;
 fn moved_while_read_ahead(image: &Arc<Vec<u8>>) {
     let v = Arc::new(Volume::over(image));
     let p = v.process.clone();
-    let flags = OpenFlags::RDWR | OpenFlags::CREAT;
-    let [file, clone] = [&b"/file"[..], b"/clone"].map(|path| p.open(path, flags, 0o644).unwrap());
+    let [file, clone] = file_and_clone(&p);
     let bytes = AHEAD * PAGE_SIZE;
     assert_eq!(p.pwrite(file, &vec![1; bytes][..], 0), Ok(bytes));
     p.ficlone(clone, file).expect("it is shared");

@@ -206,32 +206,27 @@ fn copy_against_eviction() {
 
 #[test]
 fn no_store_is_lost_to_writeback() {
-    schedules::random(store_against_writeback, SCHEDULES);
-    schedules::pct(store_against_writeback, SCHEDULES);
+    schedules::both(store_against_writeback, SCHEDULES);
     assert!(REFAULTED.load(Ordering::Relaxed) > 0, "writeback never met a store");
 }
 
 #[test]
 fn no_store_is_lost_to_eviction() {
-    schedules::random(store_against_eviction, SCHEDULES);
-    schedules::pct(store_against_eviction, SCHEDULES);
+    schedules::both(store_against_eviction, SCHEDULES);
     assert!(DROPPED.load(Ordering::Relaxed) > 0, "nothing was evicted");
 }
 
 #[test]
 fn unmapping_and_eviction_agree() {
-    schedules::random(unmap_against_eviction, SCHEDULES);
-    schedules::pct(unmap_against_eviction, SCHEDULES);
+    schedules::both(unmap_against_eviction, SCHEDULES);
 }
 
 #[test]
 fn a_cut_mapping_is_known_to_writeback() {
-    schedules::random(cut_against_writeback, SCHEDULES);
-    schedules::pct(cut_against_writeback, SCHEDULES);
+    schedules::both(cut_against_writeback, SCHEDULES);
 }
 
 #[test]
 fn a_private_page_is_copied_once() {
-    schedules::random(copy_against_eviction, SCHEDULES);
-    schedules::pct(copy_against_eviction, SCHEDULES);
+    schedules::both(copy_against_eviction, SCHEDULES);
 }

@@ -182,8 +182,7 @@ fn direct_writes_and_readers() {
 }
 
 fn explore(scenario: fn()) {
-    schedules::random(scenario, SCHEDULES);
-    schedules::pct(scenario, SCHEDULES);
+    schedules::both(scenario, SCHEDULES);
 }
 
 #[test]

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use crate::schedules;
 use crate::volume::{Volume, mkfs};
-use crate::xfs_support::disk_with;
-use holdfast_fs::block::{Completion, MemDiskConfig};
+use crate::xfsprogs::disk_with_a_thread;
 use holdfast_fs::platform::host::HostMemory;
 use holdfast_fs::syscall::OpenFlags;
 use holdfast_sync::thread::{Priority, spawn};
@@ -24,8 +23,7 @@ const BYTES: usize = 40_000;
 /// ```
 /// Nothing is dirty then, so no writeback will end, and nobody else wakes the writer.
 fn written_and_cut(image: &Arc<Vec<u8>>) {
-    let config = MemDiskConfig { completion: Completion::Threads(1), ..MemDiskConfig::default() };
-    let disk = disk_with(image.clone(), config);
+    let disk = disk_with_a_thread(image);
     let v = Arc::new(Volume::with_memory(disk, HostMemory::new(PAGES)).expect("it mounts"));
     v.cache.start();
     let threads = ["/a", "/b", "/c"].map(|path| {
@@ -47,7 +45,5 @@ fn written_and_cut(image: &Arc<Vec<u8>>) {
 #[test]
 fn who_waits_for_clean_pages_learns_of_pages_that_are_gone() {
     let image = mkfs(16, &[]);
-    let again = image.clone();
-    schedules::random(move || written_and_cut(&image), 200);
-    schedules::pct(move || written_and_cut(&again), 200);
+    schedules::both(move || written_and_cut(&image), 200);
 }

@@ -128,17 +128,14 @@ fn read_against_close() {
 
 #[test]
 fn one_file_has_one_cache() {
-    schedules::random(write_and_reopen_against_eviction, SCHEDULES);
-    schedules::pct(write_and_reopen_against_eviction, SCHEDULES);
+    schedules::both(write_and_reopen_against_eviction, SCHEDULES);
     assert!(EVICTED.load(Ordering::Relaxed) > 0, "no inode was evicted");
 }
 
 #[test]
 fn no_eviction_takes_what_the_next_one_has_reserved() {
     let image = mkfs(16, &[]);
-    let again = image.clone();
-    schedules::random(move || reservations_against_eviction(&image), SCHEDULES);
-    schedules::pct(move || reservations_against_eviction(&again), SCHEDULES);
+    schedules::both(move || reservations_against_eviction(&image), SCHEDULES);
 }
 
 #[test]

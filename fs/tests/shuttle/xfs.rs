@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::schedules;
 use crate::volume::Volume;
-use crate::xfs_support::{disk_with, image, mount_bytes, mount_disk};
-use holdfast_fs::block::{Completion, MemDiskConfig};
+use crate::xfs_support::{image, mount_bytes, mount_disk};
+use crate::xfsprogs::disk_with_a_thread;
 use holdfast_fs::xfs::Mount;
 use holdfast_fs::xfs::log::head::LogState;
 use holdfast_sync::thread::{Priority, spawn, yield_now};
@@ -19,8 +19,7 @@ static READ_AGAIN: AtomicU64 = AtomicU64::new(0);
 static SHARED: AtomicU64 = AtomicU64::new(0);
 
 fn scenario(image: &Arc<Vec<u8>>, shrinking: bool) {
-    let config = MemDiskConfig { completion: Completion::Threads(1), ..MemDiskConfig::default() };
-    let mount = mount_disk(disk_with(image.clone(), config), true).expect("mount");
+    let mount = mount_disk(disk_with_a_thread(image), true).expect("mount");
     mount.shrink(usize::MAX);
     let before = mount.buffers().statistics();
     let reader = |mount: Arc<Mount>| {

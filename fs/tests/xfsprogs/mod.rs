@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use holdfast_fs::block::{BlockDevice, MemDisk, MemDiskConfig, SECTOR_SIZE, Sector};
+use holdfast_fs::block::{BlockDevice, Completion, MemDisk, MemDiskConfig, SECTOR_SIZE, Sector};
 
 /// Names a directory with newer programs; the test driver sets it.
 pub const NEWER: &str = "HOLDFAST_NEWER_XFSPROGS";
@@ -195,6 +195,12 @@ pub fn disk_over(image: Arc<Vec<u8>>) -> Arc<MemDisk> {
 pub fn disk_with(image: Arc<Vec<u8>>, config: MemDiskConfig) -> Arc<MemDisk> {
     let capacity_sectors = image.len() as u64 / SECTOR_SIZE;
     MemDisk::over(image, MemDiskConfig { capacity_sectors, ..config })
+}
+
+/// The same, with requests that end on a thread of the disk's own.
+pub fn disk_with_a_thread(image: &Arc<Vec<u8>>) -> Arc<MemDisk> {
+    let completion = Completion::Threads(1);
+    disk_with(image.clone(), MemDiskConfig { completion, ..MemDiskConfig::default() })
 }
 
 /// All bytes of a disk as they are now.

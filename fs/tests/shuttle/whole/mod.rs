@@ -21,8 +21,9 @@ use self::ledger::Ledger;
 use self::owner::{OWNERS, Owner, SHARED_BYTES};
 use crate::schedules;
 use crate::volume::{Volume, mkfs, repair};
-use crate::xfs_support::{disk_with, mount_bytes};
-use holdfast_fs::block::{Completion, FaultDisk, MemDiskConfig, TraceDisk};
+use crate::xfs_support::mount_bytes;
+use crate::xfsprogs::disk_with_a_thread;
+use holdfast_fs::block::{FaultDisk, TraceDisk};
 use holdfast_fs::platform::host::HostMemory;
 use holdfast_fs::syscall::{Fd, OpenFlags, Process};
 use holdfast_fs::xfs::check::check;
@@ -149,8 +150,7 @@ pub struct Stage {
 
 impl Stage {
     fn new(image: &Arc<Vec<u8>>) -> Self {
-        let completion = Completion::Threads(1);
-        let disk = disk_with(image.clone(), MemDiskConfig { completion, ..Default::default() });
+        let disk = disk_with_a_thread(image);
         let faults = FaultDisk::new(disk.clone());
         let trace = TraceDisk::new(faults.clone());
         let v = Volume::through(disk, trace.clone(), HostMemory::new(PAGES));
@@ -289,9 +289,7 @@ fn judge(image: Arc<Vec<u8>>) {
 fn explore(scenario: fn(&Arc<Vec<u8>>)) {
     for options in [&[][..], &["-b", "size=1024", "-m", "rmapbt=1"]] {
         let image = mkfs(16, options);
-        let again = image.clone();
-        schedules::random(move || scenario(&image), SCHEDULES);
-        schedules::pct(move || scenario(&again), SCHEDULES);
+        schedules::both(move || scenario(&image), SCHEDULES);
     }
 }
 
